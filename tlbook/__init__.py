@@ -1,0 +1,3 @@
+"""Companion package of the book *Transfer Learning, Measured*."""
+
+__version__ = "0.1.0"
