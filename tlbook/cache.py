@@ -1,0 +1,76 @@
+"""The cache folder: downloaded assets and arrays that are dear to compute.
+
+Everything below :func:`folder` can be deleted at any time; it is fetched or computed again.
+"""
+
+import hashlib
+import os
+import tempfile
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pooch
+
+
+def folder() -> Path:
+    """The cache folder: ``$TLBOOK_CACHE``, or the operating system's place for caches."""
+    return Path(os.environ.get("TLBOOK_CACHE") or pooch.os_cache("tlbook"))
+
+
+def digest(*parts: str | bytes | np.ndarray) -> str:
+    """A short hash of strings, bytes and arrays: equal parts in equal order, equal digest.
+
+    Each part is hashed with its kind and length, so that ``("ab", "c")`` and ``("a", "bc")``
+    differ. Object arrays are hashed as their strings.
+    """
+    total = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            kind = f"{part.dtype}{part.shape}"
+            strings = part.dtype == object or part.dtype.kind in "UT"
+            content = (
+                "\0".join(map(str, part.ravel())).encode()
+                if strings
+                else np.ascontiguousarray(part).tobytes()
+            )
+        else:
+            kind = type(part).__name__
+            content = part.encode() if isinstance(part, str) else part
+        total.update(f"{kind}:{len(content)}:".encode())
+        total.update(content)
+    return total.hexdigest()[:32]
+
+
+def array(kind: str, key: str, compute: Callable[[], np.ndarray]) -> np.ndarray:
+    """The array stored as ``folder()/kind/key.npy``, computed and stored on the first call.
+
+    The file appears whole or not at all, so two processes at once and a killed one are both
+    safe. Where nothing can be written (a read-only folder, a full disk) the array is still
+    returned, with a warning that names the reason.
+    """
+    path = folder() / kind / f"{key}.npy"
+    if path.exists():
+        with suppress(ValueError, EOFError, OSError):  # a damaged file is computed again
+            return np.load(path, allow_pickle=False)
+    result = compute()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as part:
+            try:
+                np.save(part, result, allow_pickle=False)
+                part.close()
+                Path(part.name).replace(path)
+            except BaseException:
+                part.close()
+                Path(part.name).unlink(missing_ok=True)
+                raise
+    except OSError as error:
+        warnings.warn(
+            f"Computed, but not kept for next time: cannot write {path.parent} ({error}). "
+            "Set TLBOOK_CACHE to a folder with room that you can write to.",
+            stacklevel=2,
+        )
+    return result
