@@ -1,0 +1,100 @@
+"""Numbers that prose names, and findings about the documents' claims.
+
+A chapter records each number it wants to name, and states each finding with its effect. Both
+travel in the outputs of the executed chapter: the book's prose shows the numbers, and the build
+collects the findings into the ledger ``results/claims.json``.
+"""
+
+import re
+import tomllib
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from IPython.display import Markdown, display
+
+from tlbook.experiment import Effect
+
+#: The type of the output that carries a finding.
+FINDING = "application/vnd.tlbook.finding+json"
+
+#: Every number recorded in this process, by name.
+recorded: dict[str, float | str] = {}
+
+
+@cache
+def table() -> dict[str, dict[str, dict[str, Any]]]:
+    """What the documents say, by kind and id: ``table()["claims"]["C2"]["text"]``."""
+    return tomllib.loads(resources.files("tlbook").joinpath("claims.toml").read_text("utf-8"))
+
+
+def record(**numbers: float | str) -> None:
+    """Give names to numbers (or words) so that prose can show them.
+
+    In the book, a paragraph shows a recorded number with the ``glue`` role. It works the same
+    where MyST-NB is not installed: :func:`say` shows them too.
+    """
+    try:
+        from myst_nb import glue
+    except ImportError:
+        glue = None
+    for name, number in numbers.items():
+        value = number if isinstance(number, str) else float(number)
+        recorded[name] = value
+        if glue is not None:
+            glue(name, value, display=False)
+
+
+def say(text: str) -> None:
+    """Show Markdown in which ``<<name:format>>`` stands for a recorded number.
+
+    Raises
+    ------
+    KeyError : a name was not recorded yet
+    """
+
+    def fill(match: re.Match) -> str:
+        name, _, spec = match[1].partition(":")
+        if name not in recorded:
+            raise KeyError(f"{name!r} is not recorded yet: run the cells above first")
+        return format(recorded[name], spec)
+
+    display(Markdown(re.sub(r"<<(.+?)>>", fill, text)))
+
+
+def verdict(effect: Effect) -> str:
+    """What an effect says of a claim that expects it to be positive."""
+    return {1: "supported", -1: "refuted", 0: "not shown"}[effect.sign]
+
+
+def finding(claim: str, effect: Effect, *, setting: str) -> None:
+    """State what an experiment says of a claim, and pass it on to the ledger.
+
+    Parameters
+    ----------
+    claim : the id of a claim of the documents, such as ``"C2"``
+    effect : what was measured, signed so that a positive effect supports the claim
+    setting : on what, in a few words; one claim has one finding in each setting
+
+    Raises
+    ------
+    KeyError : the documents make no such claim
+    """
+    claims = table()["claims"]
+    if claim not in claims:
+        raise KeyError(f"no claim {claim!r}: the documents make {', '.join(claims)}")
+    outcome = verdict(effect)
+    data = {
+        "claim": claim,
+        "setting": setting,
+        "effect": effect.value,
+        "interval": [effect.low, effect.high],
+        "level": effect.level,
+        "seeds": effect.seeds,
+        "verdict": outcome,
+    }
+    sentence = (
+        f"**{claim}** *{claims[claim]['text']}*<br>{setting}: {effect} points "
+        f"({effect.level:.0%} interval, {effect.seeds} seeds) → **{outcome}**"
+    )
+    display({FINDING: data, "text/markdown": sentence, "text/plain": sentence}, raw=True)

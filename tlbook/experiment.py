@@ -1,0 +1,229 @@
+"""Paired-seed comparisons, and intervals that count both what varies.
+
+An *arm* is a way to solve the task: a function ``arm(train, test, seed)`` that gets the positions
+of the labeled rows and of the test rows, and returns a predicted label for each test row. Every
+arm sees the same rows with the same seeds, so arms differ by the method and by nothing else.
+
+The score is balanced accuracy: the mean over classes of the share of correct predictions, so
+chance is one over the number of classes however uneven they are.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy.stats import bootstrap
+from tqdm.auto import tqdm
+
+from tlbook.data import Dataset, limit
+
+Arm = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Effect:
+    """A mean score, or a difference of two, with its interval (in shares of one)."""
+
+    value: float
+    low: float
+    high: float
+    seeds: int
+    level: float = 0.95
+
+    @property
+    def sign(self) -> int:
+        """1 or -1 where the whole interval lies on one side of zero, else 0."""
+        return int(self.low > 0) - int(self.high < 0)
+
+    def __str__(self) -> str:
+        return f"{100 * self.value:+.1f} [{100 * self.low:+.1f}, {100 * self.high:+.1f}]"
+
+
+def balanced_accuracy(
+    y: np.ndarray,
+    predictions: np.ndarray,
+    control: np.ndarray | None = None,
+    *,
+    groups: np.ndarray | None = None,
+    level: float = 0.95,
+    resamples: int = 2000,
+) -> Effect:
+    """Balanced accuracy over seeds, or the gain over a control on the same seeds, with interval.
+
+    Two things vary: the seed (which examples are labeled, initialization) and the test examples,
+    a finite sample. Both are resampled, independently of each other: the pigeonhole bootstrap
+    (Owen, 2007, doi 10.1214/07-AOAS122), with percentile limits. It errs on the wide side.
+    Test examples of one group are resampled together.
+
+    Parameters
+    ----------
+    y : (n,) true labels of the test examples
+    predictions : (seeds, n) predicted labels
+    control : (seeds, n) predicted labels of another arm; the result is then the difference
+    groups : (n,) which test examples belong together; by default each stands alone
+
+    Raises
+    ------
+    ValueError : shapes do not match, or there are fewer than two seeds
+    """
+    predictions = np.asarray(predictions)
+    if predictions.ndim != 2 or predictions.shape[1] != len(y):
+        raise ValueError(f"predictions must be (seeds, {len(y)}), got {predictions.shape}")
+    if len(predictions) < 2:
+        raise ValueError("an interval needs at least two seeds: a single run is never a result")
+    gain = (predictions == y).astype(float)
+    if control is not None:
+        if np.shape(control) != predictions.shape:
+            raise ValueError(f"control has shape {np.shape(control)}, not {predictions.shape}")
+        gain -= np.asarray(control) == y
+
+    # sums[s, g, c]: what group g's examples of class c gain with seed s; counts[g, c]: how many
+    _, group = np.unique(np.arange(len(y)) if groups is None else groups, return_inverse=True)
+    classes, label = np.unique(y, return_inverse=True)
+    n_seeds, n_groups = len(gain), group.max() + 1
+    counts = np.zeros((n_groups, len(classes)))
+    np.add.at(counts, (group, label), 1)
+    sums = np.zeros((n_seeds, n_groups, len(classes)))
+    np.add.at(sums, (slice(None), group, label), gain)
+
+    def score(seed_rows: np.ndarray, group_rows: np.ndarray, axis: int = -1) -> np.ndarray:
+        times_group = _times_drawn(group_rows, n_groups)
+        times_seed = _times_drawn(seed_rows, n_seeds) / n_seeds
+        total = np.einsum("bs,sbc->bc", times_seed, times_group @ sums)
+        # a rare class can be missing from a resample: the mean is over the classes that are there
+        with np.errstate(invalid="ignore"):
+            return np.nanmean(total / (times_group @ counts), axis=1)
+
+    every = np.arange(n_seeds)[None], np.arange(n_groups)[None]
+    limits = bootstrap(
+        [rows[0] for rows in every],
+        score,
+        n_resamples=resamples,
+        batch=200,
+        method="percentile",
+        confidence_level=level,
+        vectorized=True,
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    return Effect(float(score(*every)[0]), float(limits.low), float(limits.high), n_seeds, level)
+
+
+def _times_drawn(rows: np.ndarray, n: int) -> np.ndarray:
+    """(batch, k) positions below n to (batch, n) counts of how often each was drawn."""
+    rows = rows.reshape(-1, rows.shape[-1])
+    times = np.zeros((len(rows), n))
+    np.add.at(times, (np.arange(len(rows))[:, None], rows), 1)
+    return times
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What :func:`compare` measured.
+
+    ``predictions[arm]`` is (budgets, seeds, test examples), ``cpu_seconds[arm]`` (budgets, seeds).
+    """
+
+    name: str
+    budgets: tuple[int | None, ...]
+    seeds: tuple[int, ...]
+    y: np.ndarray
+    groups: np.ndarray
+    predictions: dict[str, np.ndarray]
+    cpu_seconds: dict[str, np.ndarray]
+
+    @property
+    def arms(self) -> list[str]:
+        return list(self.predictions)
+
+    def score(self, arm: str, budget: int | None) -> Effect:
+        """Balanced accuracy of one arm at one budget."""
+        return balanced_accuracy(self.y, self._at(arm, budget), groups=self.groups)
+
+    def gain(self, arm: str, control: str, budget: int | None) -> Effect:
+        """The paired difference of two arms at one budget."""
+        return balanced_accuracy(
+            self.y, self._at(arm, budget), self._at(control, budget), groups=self.groups
+        )
+
+    def table(self) -> pd.DataFrame:
+        """One row per arm and budget: score, interval, mean CPU seconds."""
+        return pd.DataFrame(
+            [
+                {"arm": arm, "labels per class": budget, "score": effect.value}
+                | {"low": effect.low, "high": effect.high}
+                | {"CPU seconds": self.cpu_seconds[arm][position].mean()}
+                for arm in self.arms
+                for position, budget in enumerate(self.budgets)
+                for effect in [self.score(arm, budget)]
+            ]
+        )
+
+    def gains(self, control: str) -> pd.DataFrame:
+        """One row per other arm and budget: the gain over the control, with its interval."""
+        return pd.DataFrame(
+            [
+                {"arm": arm, "labels per class": budget, "gain": effect.value}
+                | {"low": effect.low, "high": effect.high}
+                for arm in self.arms
+                if arm != control
+                for budget in self.budgets
+                for effect in [self.gain(arm, control, budget)]
+            ]
+        )
+
+    def _at(self, arm: str, budget: int | None) -> np.ndarray:
+        if arm not in self.predictions:
+            raise KeyError(f"no arm {arm!r}: choose one of {self.arms}")
+        if budget not in self.budgets:
+            raise KeyError(f"no budget {budget!r}: choose one of {list(self.budgets)}")
+        return self.predictions[arm][self.budgets.index(budget)]
+
+
+def compare(
+    arms: dict[str, Arm],
+    data: Dataset,
+    *,
+    train: np.ndarray,
+    test: np.ndarray,
+    budgets: Iterable[int | None],
+    seeds: Sequence[int] = range(10),
+) -> Comparison:
+    """Run every arm on every label budget with every seed, all on the same rows.
+
+    Parameters
+    ----------
+    arms : name -> function of (labeled rows, test rows, seed) that returns predicted labels
+    train, test : positions of the rows that may be labeled, and of the test rows
+    budgets : labels per class; ``None`` for all of ``train``
+    seeds : each draws its own labeled rows; at least two, and five or more for a result
+
+    Raises
+    ------
+    ValueError : train and test share rows, or an arm returns something else than one label per
+        test row
+    """
+    budgets, seeds = tuple(budgets), tuple(seeds)
+    if shared := set(train) & set(test):
+        raise ValueError(f"{len(shared)} rows stand in both train and test: split them apart")
+    predictions = {a: np.empty((len(budgets), len(seeds), len(test)), data.y.dtype) for a in arms}
+    cpu_seconds = {a: np.empty((len(budgets), len(seeds))) for a in arms}
+    runs = [(b, s) for b in range(len(budgets)) for s in range(len(seeds))]
+    for b, s in tqdm(runs, desc=data.name, unit="run", leave=False, delay=5):
+        rows = train
+        if budgets[b] is not None:
+            rows = limit(data, train, per_class=budgets[b], seed=seeds[s])
+        for name, arm in arms.items():
+            start = time.process_time()
+            predicted = np.asarray(arm(rows, test, seeds[s]))
+            cpu_seconds[name][b, s] = time.process_time() - start
+            if predicted.shape != (len(test),):
+                raise ValueError(
+                    f"arm {name!r} returned shape {predicted.shape}: "
+                    f"expected one label for each of the {len(test)} test rows"
+                )
+            predictions[name][b, s] = predicted
+    return Comparison(
+        data.name, budgets, seeds, data.y[test], data.groups[test], predictions, cpu_seconds
+    )

@@ -1,0 +1,110 @@
+"""The figures that every chapter draws the same way.
+
+All words that a figure shows beside the names of its arms stand in :data:`WORDS`, so that an
+edition in another language changes them in one place.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+
+from tlbook.experiment import Comparison, Effect
+
+WORDS = {
+    "score": "balanced accuracy (%)",
+    "budget": "labels per class",
+    "all": "all",
+    "chance": "chance",
+    "gain": "gain (points of balanced accuracy)",
+}
+
+#: Okabe and Ito's colors, told apart with any color vision; black is left to axes and text.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999")
+MARKERS = "osD^vPX"
+
+
+def style() -> None:
+    """Set matplotlib up for the book: vector figures, quiet axes, the book's colors."""
+    from matplotlib_inline.backend_inline import set_matplotlib_formats
+
+    set_matplotlib_formats("svg")
+    plt.rcParams.update(
+        {
+            "axes.prop_cycle": plt.cycler(color=COLORS),
+            "axes.spines.right": False,
+            "axes.spines.top": False,
+            "axes.grid": True,
+            "axes.axisbelow": True,
+            "grid.color": "#e6e6e6",
+            "figure.constrained_layout.use": True,
+            "figure.figsize": (7, 4),
+            "font.size": 11,
+            "legend.frameon": False,
+            # the same drawing, the same bytes; and text stays text, for search and readers
+            "svg.hashsalt": "tlbook",
+            "svg.fonttype": "none",
+        }
+    )
+
+
+def learning_curves(comparison: Comparison, ax: Axes | None = None) -> Axes:
+    """Score against label budget, a line per arm with its interval as a band."""
+    ax = ax or plt.subplots()[1]
+    position = _positions(comparison.budgets)
+    for arm, color, marker in zip(comparison.arms, COLORS, MARKERS, strict=False):
+        effects = [comparison.score(arm, budget) for budget in comparison.budgets]
+        low, value, high = (
+            [100 * getattr(effect, part) for effect in effects] for part in ("low", "value", "high")
+        )
+        ax.plot(position, value, color=color, marker=marker, markersize=5, label=arm)
+        ax.fill_between(position, low, high, color=color, alpha=0.15, linewidth=0)
+    chance = 100 / len(np.unique(comparison.y))
+    ax.axhline(chance, color="#666666", linewidth=1, linestyle=":", label=WORDS["chance"])
+    ax.set_xticks(position, [_budget_name(budget) for budget in comparison.budgets])
+    ax.set(xlabel=WORDS["budget"], ylabel=WORDS["score"], title=comparison.name)
+    ax.legend()
+    return ax
+
+
+def heatmap(
+    values: np.ndarray, rows: Sequence[str], columns: Sequence[str], ax: Axes | None = None
+) -> Axes:
+    """A table of scores (shares of one) as colored cells with their percentages."""
+    ax = ax or plt.subplots()[1]
+    ax.imshow(100 * values, cmap="cividis", vmin=50, vmax=90, aspect="auto")
+    for (row, column), value in np.ndenumerate(values):
+        ink = "black" if value > 0.7 else "white"
+        ax.text(column, row, f"{100 * value:.0f}", ha="center", va="center", color=ink)
+    ax.set_xticks(range(len(columns)), columns)
+    ax.set_yticks(range(len(rows)), rows)
+    ax.grid(False)
+    ax.spines[:].set_visible(False)
+    return ax
+
+
+def effects(named: dict[str, Effect], ax: Axes | None = None) -> Axes:
+    """Effects as points with their intervals, one below the other, and the line of no effect."""
+    ax = ax or plt.subplots(figsize=(7, 0.8 + 0.4 * len(named)))[1]
+    for row, effect in enumerate(named.values()):
+        color = {1: COLORS[2], 0: COLORS[6], -1: COLORS[1]}[effect.sign]
+        ax.plot([100 * effect.low, 100 * effect.high], [row, row], color=color, linewidth=2)
+        ax.plot(100 * effect.value, row, "o", color=color)
+    ax.axvline(0, color="black", linewidth=1)
+    ax.set_yticks(range(len(named)), list(named))
+    ax.invert_yaxis()
+    ax.set(xlabel=WORDS["gain"])
+    return ax
+
+
+def _positions(budgets: Sequence[int | None]) -> np.ndarray:
+    """Budgets on a logarithmic axis; ``None`` (all labels) one step beyond the largest."""
+    known = [max(budget, 0.5) for budget in budgets if budget is not None]
+    logs = list(np.log2(known)) if known else [0.0]
+    step = np.diff(logs).mean() if len(logs) > 1 else 1.0
+    return np.array(logs[: len(known)] + [logs[-1] + step] * (len(budgets) - len(known)))
+
+
+def _budget_name(budget: int | None) -> str:
+    return WORDS["all"] if budget is None else str(budget)
