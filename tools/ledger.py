@@ -1,0 +1,123 @@
+"""The claims ledger: what the executed chapters found, and what is on record.
+
+Chapters state findings (:func:`tlbook.claims.finding`). The build gathers them from the executed
+notebooks into ``_build/claims.json``; ``results/claims.json`` is the committed record. The check
+compares the two, and ``python -m tools.ledger`` accepts what was measured as the new record.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from nbformat import NotebookNode
+
+from tlbook.claims import FINDING, table
+
+MEASURED = Path("_build/claims.json")
+RECORD = Path("results/claims.json")
+
+
+def collect(executed: Mapping[str, NotebookNode]) -> None:
+    """Write the findings of executed chapters (name -> notebook) to ``_build/claims.json``."""
+    ledger: dict[str, dict] = {}
+    for chapter, notebook in sorted(executed.items()):
+        for data in _findings(notebook):
+            claim = data.pop("claim")
+            row = ledger.setdefault(claim, {"text": table()["claims"][claim]["text"]})
+            findings = row.setdefault("findings", [])
+            if any((chapter, data["setting"]) == (f["chapter"], f["setting"]) for f in findings):
+                raise ValueError(f"{chapter}: {claim} has two findings in {data['setting']!r}")
+            findings.append({"chapter": chapter} | _rounded(data))
+    for row in ledger.values():
+        row["verdict"] = overall(row["findings"])
+    MEASURED.parent.mkdir(exist_ok=True)
+    MEASURED.write_text(_dumps(dict(sorted(ledger.items(), key=lambda item: int(item[0][1:])))))
+
+
+def overall(findings: list[dict]) -> str:
+    """One verdict from the findings in several settings."""
+    settings = {
+        verdict: [f["setting"] for f in findings if f["verdict"] == verdict]
+        for verdict in ("supported", "refuted", "not shown")
+    }
+    if not settings["supported"]:
+        return "refuted" if settings["refuted"] else "not shown"
+    if not settings["refuted"] and not settings["not shown"]:
+        return "supported"
+    return "supported only when: " + "; ".join(settings["supported"])
+
+
+def check() -> list[str]:
+    """Problems of the record: a claim nobody made, a flipped verdict, an effect that moved."""
+    record = _load(RECORD)
+    problems = [
+        f"{RECORD}: {claim} is no claim of the documents"
+        for claim in record
+        if claim not in table()["claims"]
+    ]
+    if not MEASURED.exists():
+        return problems
+    was, now = _by_setting(record), _by_setting(_load(MEASURED))
+    for key in sorted(was.keys() | now.keys()):
+        name = "{}, {}: {}".format(*key)
+        if key not in was:
+            problems.append(f"{name}: measured, but not on record")
+        elif key not in now:
+            problems.append(f"{name}: on record, but no chapter measures it")
+        elif was[key]["verdict"] != now[key]["verdict"]:
+            problems.append(
+                f"{name}: the verdict was {was[key]['verdict']!r} and is now "
+                f"{now[key]['verdict']!r}"
+            )
+        else:
+            low, high = was[key]["interval"]
+            if not low <= now[key]["effect"] <= high:
+                problems.append(
+                    f"{name}: the effect {now[key]['effect']} left its interval [{low}, {high}]"
+                )
+    return [f"{problem} (look into it; `make ledger` accepts it)" for problem in problems]
+
+
+def accept() -> None:
+    """Make what the last build measured the record."""
+    if not MEASURED.exists():
+        raise SystemExit(f"{MEASURED} does not exist: build the book first (make book)")
+    RECORD.parent.mkdir(exist_ok=True)
+    RECORD.write_text(MEASURED.read_text())
+    print(f"{RECORD}: {len(_load(RECORD))} claims on record")
+
+
+def _findings(notebook: NotebookNode) -> list[dict]:
+    return [
+        dict(output["data"][FINDING])
+        for cell in notebook.cells
+        for output in cell.get("outputs", [])
+        if FINDING in output.get("data", {})
+    ]
+
+
+def _rounded(data: dict) -> dict:
+    return data | {
+        "effect": round(data["effect"], 4),
+        "interval": [round(limit, 4) for limit in data["interval"]],
+    }
+
+
+def _by_setting(ledger: dict) -> dict[tuple[str, str, str], dict]:
+    return {
+        (claim, finding["chapter"], finding["setting"]): finding
+        for claim, row in ledger.items()
+        for finding in row["findings"]
+    }
+
+
+def _load(path: Path) -> dict:
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _dumps(ledger: dict) -> str:
+    return json.dumps(ledger, indent=1, ensure_ascii=False) + "\n"
+
+
+if __name__ == "__main__":
+    accept()
