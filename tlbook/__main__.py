@@ -1,0 +1,118 @@
+"""Commands of the companion package: ``python -m tlbook --help``."""
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from . import assets, cache
+
+EPILOG = """\
+examples:
+  python -m tlbook assets                     what there is, and what is in the cache
+  python -m tlbook assets fetch --all         everything, to work offline later
+  python -m tlbook assets fetch minilm-l6     one asset
+  python -m tlbook assets verify              compare the cache with the archives' hashes
+
+The cache is the folder TLBOOK_CACHE, by default the system's place for caches.
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m tlbook",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    add_assets(commands)
+    options = parser.parse_args(arguments)
+    try:
+        return options.run(options)
+    except assets.AssetError as error:
+        return fail(error)
+
+
+def add_assets(commands: argparse._SubParsersAction) -> None:
+    group = commands.add_parser("assets", help="the book's models and data: list, fetch, verify")
+    group.add_argument("--json", action="store_true", help="list as JSON")
+    group.add_argument(
+        "--table", type=Path, default=assets.TABLE, help="another table of assets (TOML)"
+    )
+    group.set_defaults(run=list_assets)
+    actions = group.add_subparsers(title="actions", metavar="ACTION")
+
+    fetch = actions.add_parser("fetch", help="download and unpack assets")
+    fetch.add_argument("names", nargs="*", metavar="NAME")
+    fetch.add_argument("--all", action="store_true", help="every asset of the table")
+    fetch.add_argument(
+        "--again", action="store_true", help="also those in the cache, to repair them"
+    )
+    fetch.set_defaults(run=fetch_assets)
+
+    verify = actions.add_parser(
+        "verify", help="check the hashes of archives, and every unpacked file against its archive"
+    )
+    verify.add_argument("names", nargs="*", metavar="NAME", help="default: all in the cache")
+    verify.set_defaults(run=verify_assets)
+
+
+def list_assets(options: argparse.Namespace) -> int:
+    table = assets.table(options.table)
+    present = {name: assets.folder(asset).is_dir() for name, asset in table.items()}
+    if options.json:
+        rows = [
+            asdict(asset) | {"present": present[name], "path": str(assets.folder(asset))}
+            for name, asset in table.items()
+        ]
+        print(json.dumps(rows, indent=2, ensure_ascii=False))
+        return 0
+    width = max(map(len, table), default=0)
+    for name, asset in table.items():
+        there = "present" if present[name] else "-"
+        print(f"{name:{width}}  {asset.size / 1e6:6.1f} MB  {there:7}  {asset.license}")
+    total = sum(asset.size for asset in table.values()) / 1e6
+    print(f"{sum(present.values())} of {len(table)} ({total:.0f} MB) in {cache.folder()}")
+    return 0
+
+
+def fetch_assets(options: argparse.Namespace) -> int:
+    table = assets.table(options.table)
+    if options.all == bool(options.names):
+        return fail("Give either the names of assets or --all.")
+    failures = 0
+    for asset in [assets.find(name, table) for name in (options.names or table)]:
+        try:
+            print(f"{asset}: {assets.fetch(asset, again=options.again)}", flush=True)
+        except assets.AssetError as error:  # the others are still worth having
+            failures += fail(error)
+    return min(failures, 1)
+
+
+def verify_assets(options: argparse.Namespace) -> int:
+    table = assets.table(options.table)
+    chosen = [assets.find(name, table) for name in (options.names or table)]
+    failures = 0
+    for asset in chosen:
+        if not assets.folder(asset).is_dir():
+            if options.names:
+                failures += fail(f"{asset.name}: not in the cache {cache.folder()}")
+            continue
+        problems = assets.verify(asset)
+        if not problems:
+            print(f"{asset}: as it should be", flush=True)
+            continue
+        for problem in problems:
+            fail(f"{asset.name}: {problem}")
+        failures += fail(f"Repair it: python -m tlbook assets fetch --again {asset.name}")
+    return min(failures, 1)
+
+
+def fail(message: object) -> int:
+    print(message, file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
