@@ -32,6 +32,8 @@ def main(arguments: list[str] | None = None) -> int:
         return options.run(options)
     except assets.AssetError as error:
         return fail(error)
+    except KeyboardInterrupt:
+        return fail("Interrupted; what was complete is kept.")
 
 
 def add_assets(commands: argparse._SubParsersAction) -> None:

@@ -15,7 +15,6 @@ import contextlib
 import difflib
 import functools
 import gzip
-import io
 import os
 import shutil
 import ssl
@@ -40,6 +39,7 @@ from tqdm import tqdm
 from . import cache
 
 if TYPE_CHECKING:
+    import httpx2
     from unearth.fetchers import PyPIClient
 
 TABLE = Path(__file__).with_name("assets.toml")
@@ -118,9 +118,9 @@ def path(name: str) -> Path:
         table says, or cannot be written.
     """
     asset = find(name)
-    folder = fetch(asset)
+    place = fetch(asset)
     used[name] = asset.sha256
-    return folder
+    return place
 
 
 def folder(asset: Asset) -> Path:
@@ -152,7 +152,7 @@ def fetch(asset: Asset, again: bool = False) -> Path:
             path=archive(asset).parent,
             downloader=functools.partial(_download, asset),
         )
-        _unpack(asset, Path(file), target)
+        _unpack(asset, Path(file), target, again)
     except OSError as error:
         raise AssetError(
             f"Cannot store the asset {asset} in {target.parent}: {error}. "
@@ -175,10 +175,11 @@ def verify(asset: Asset) -> list[str]:
         return [f"{file} is damaged: its SHA-256 differs"]
     problems = []
     expected = set()
-    for name, stream in _members(asset, file):
-        expected.add(target / name)
-        if not _same(stream, target / name):
-            problems.append(f"{target / name} is missing or differs from the archive")
+    with _sound(asset):
+        for name, stream in _members(asset, file):
+            expected.add(target / name)
+            if not _same(stream, target / name):
+                problems.append(f"{target / name} is missing or differs from the archive")
     present = {p for p in target.rglob("*") if not p.is_dir() or p.is_symlink()}
     return problems + [f"{p} is not in the archive" for p in sorted(present - expected)]
 
@@ -200,22 +201,24 @@ def _same(stream: BinaryIO, file: Path) -> bool:
 
 def pip_settings() -> dict[str, str]:
     """The settings of the pip of this Python: configuration files, then ``PIP_*`` variables."""
-    listing = subprocess.run(
-        [sys.executable, "-m", "pip", "config", "list"],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-    ).stdout
     settings = {}
-    for section in ("global", "install"):
-        for line in listing.splitlines():
-            key, _, value = line.partition("=")
-            if key.startswith(f"{section}."):
-                settings[key.removeprefix(f"{section}.")] = ast.literal_eval(value)
+    lines = _pip_configuration().splitlines()
+    for section in ("global.", "install."):
+        for key, _, value in (line.partition("=") for line in lines if line.startswith(section)):
+            settings[key.removeprefix(section)] = ast.literal_eval(value)
     for key, value in os.environ.items():
         if key.startswith("PIP_") and value:
             settings[key.removeprefix("PIP_").lower().replace("_", "-")] = value
     return settings
+
+
+@functools.cache
+def _pip_configuration() -> str:
+    """What ``pip config list`` prints; nothing where pip is not installed."""
+    command = [sys.executable, "-m", "pip", "config", "list"]
+    return subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    ).stdout
 
 
 def _download(asset: Asset, url: str, output_file: str, _pooch: object) -> None:
@@ -223,7 +226,12 @@ def _download(asset: Asset, url: str, output_file: str, _pooch: object) -> None:
     from unearth.preparer import HTTPErrors
 
     settings = pip_settings()
-    with _client(asset, settings) as client:
+    try:
+        client = _client(settings)
+    except (OSError, ValueError) as error:
+        reason = f"pip's settings cert, proxy or trusted-host cannot be used: {error}"
+        raise _not_downloaded(asset, reason) from error
+    with client:
         url = _locate(asset, client, settings)
         for _ in range(ATTEMPTS):
             try:
@@ -234,54 +242,64 @@ def _download(asset: Asset, url: str, output_file: str, _pooch: object) -> None:
 
 
 def _stream(asset: Asset, client: "PyPIClient", url: str, output_file: str) -> None:
+    # Quiet (None) where there is no terminal, so that logs stay short
+    disable = False if "ipykernel" in sys.modules else None
+    bar = tqdm(
+        desc=asset.name,
+        total=asset.size,
+        unit="B",
+        unit_scale=True,
+        delay=1,
+        leave=False,
+        disable=disable,
+    )
     # Compressed transfer would change the bytes that the hash is of
     with (
+        bar,
         Path(output_file).open("wb") as output,
         client.stream("GET", url, headers={"Accept-Encoding": "identity"}) as response,
-        tqdm(
-            desc=asset.name,
-            total=asset.size,
-            unit="B",
-            unit_scale=True,
-            delay=1,
-            leave=False,
-            disable=not (sys.stderr.isatty() or "ipykernel" in sys.modules),
-        ) as bar,
     ):
         response.raise_for_status()
+        left = asset.size
         for chunk in response.iter_raw(CHUNK):
-            bar.update(len(chunk))
-            if bar.n > asset.size:
+            left -= len(chunk)
+            if left < 0:
                 raise ValueError(f"it is longer than {asset.size} bytes")
             output.write(chunk)
+            bar.update(len(chunk))
 
 
-def _client(asset: Asset, settings: dict[str, str]) -> "PyPIClient":
+def _client(settings: dict[str, str]) -> "PyPIClient":
     """An HTTP client that trusts what the user's pip trusts."""
     from unearth.fetchers import PyPIClient
 
     verify: ssl.SSLContext | bool = True
     if certificates := settings.get("cert"):
         kind = "capath" if Path(certificates).is_dir() else "cafile"
-        try:
-            verify = ssl.create_default_context(**{kind: certificates})
-        except OSError as error:
-            reason = f"pip's setting cert = {certificates} is unusable: {error}"
-            raise _not_downloaded(asset, reason) from error
+        verify = ssl.create_default_context(**{kind: certificates})
+    proxy = settings.get("proxy")
+    if proxy and "://" not in proxy:
+        proxy = f"http://{proxy}"
     return PyPIClient(
         trusted_hosts=settings.get("trusted-host", "").split(),
         verify=verify,
-        proxy=settings.get("proxy"),
+        proxy=proxy,
         timeout=TIMEOUT,
         follow_redirects=True,
+        event_hooks={"response": [_refuse]},
     )
+
+
+def _refuse(response: "httpx2.Response") -> None:
+    # Otherwise a server in trouble would count as one that does not have the archive
+    if response.status_code == 403 or response.status_code >= 500:
+        response.raise_for_status()
 
 
 def _locate(asset: Asset, client: "PyPIClient", settings: dict[str, str]) -> str:
     """The address of an archive, from the first place that has a file of its name."""
     from unearth import Link, PackageFinder
     from unearth.auth import MultiDomainBasicAuth
-    from unearth.preparer import HTTPErrors
 
     # Local folders first: they are quick and need no network
     sources = [("find_links", place) for place in settings.get("find-links", "").split()]
@@ -302,7 +320,7 @@ def _locate(asset: Asset, client: "PyPIClient", settings: dict[str, str]) -> str
                 if candidate.link.filename == asset.file:
                     return candidate.link.normalized
             reasons.append(f"{Link(place).redacted} does not have it")
-        except (*HTTPErrors, OSError, ValueError) as error:
+        except Exception as error:  # whatever is wrong there, another place may have it
             reasons.append(f"{Link(place).redacted}: {error}")
     raise _not_downloaded(asset, "; ".join(reasons) or "pip is set to use no index")
 
@@ -318,30 +336,30 @@ def _not_downloaded(asset: Asset, reason: str) -> AssetError:
 # Unpacking
 
 
-def _unpack(asset: Asset, file: Path, target: Path) -> None:
+def _unpack(asset: Asset, file: Path, target: Path, again: bool) -> None:
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".part-") as part:
         whole = Path(part, "whole")
         whole.mkdir()
         left, files = asset.unpacked, 0
-        for name, stream in _members(asset, file):
-            member = whole / name
-            member.parent.mkdir(parents=True, exist_ok=True)
-            with member.open("xb") as output:
-                # Counted as it comes: what a header says about sizes may be a lie
-                while chunk := stream.read(CHUNK):
-                    left -= len(chunk)
-                    if left < 0:
-                        raise _unsafe(asset, f"{name} unpacks to more than the table allows")
-                    output.write(chunk)
-            files += 1
+        with _sound(asset):
+            for name, stream in _members(asset, file):
+                member = whole / name
+                member.parent.mkdir(parents=True, exist_ok=True)
+                with member.open("xb") as output:
+                    # Counted as it comes: what a header says about sizes may be a lie
+                    while chunk := stream.read(CHUNK):
+                        left -= len(chunk)
+                        if left < 0:
+                            raise _unsafe(asset, f"{name} unpacks to more than the table allows")
+                        output.write(chunk)
+                files += 1
         if (files, left) != (asset.files, 0):
-            raise _unsafe(
-                asset,
-                f"its members are {files} files of {asset.unpacked - left} bytes, "
-                f"not {asset.files} of {asset.unpacked}",
-            )
-        if target.exists():  # fetched again
-            target.rename(Path(part, "old"))
+            unpacked = asset.unpacked - left
+            what = f"its members are files = {files}, unpacked = {unpacked}"
+            raise _unsafe(asset, f"{what}, in the table {asset.files}, {asset.unpacked}")
+        if again:
+            with contextlib.suppress(FileNotFoundError):
+                target.rename(Path(part, "old"))
         try:
             whole.rename(target)
         except OSError:
@@ -349,24 +367,36 @@ def _unpack(asset: Asset, file: Path, target: Path) -> None:
                 raise
 
 
+@contextlib.contextmanager
+def _sound(asset: Asset) -> Iterator[None]:
+    """What reading a damaged archive raises, as an :class:`AssetError`."""
+    try:
+        yield
+    except (
+        zipfile.BadZipFile,
+        tarfile.TarError,
+        gzip.BadGzipFile,
+        zlib.error,
+        EOFError,
+        ValueError,
+    ) as error:
+        raise _unsafe(asset, f"it is damaged: {error}") from error
+
+
 def _members(asset: Asset, file: Path) -> Iterator[tuple[str, BinaryIO]]:
     """Path and content of each member of an archive whose hash was checked."""
-    try:
-        with file.open("rb") as stream:
-            entries = _entries(stream, asset.file, asset.size * MAX_EXPANSION)
-            if asset.nested:
-                entries = _nested(asset, entries)
-            seen = set()
-            for name, regular, content in entries:
-                if not any(fnmatchcase(name, pattern) for pattern in asset.members):
-                    continue
-                if not _safe(name) or not regular or name in seen:
+    with file.open("rb") as stream:
+        entries = _entries(stream, asset.file, asset.size * MAX_EXPANSION)
+        if asset.nested:
+            entries = _nested(asset, entries)
+        seen = set()
+        for name, regular, content in entries:
+            if any(fnmatchcase(name, pattern) for pattern in asset.members):
+                if not regular or not _safe(name) or name in seen:
                     raise _unsafe(asset, f"{name!r} is not a plain file inside of it")
                 seen.add(name)
                 with content() as member:
                     yield name, member
-    except (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
-        raise _unsafe(asset, f"it is damaged: {error}") from error
 
 
 def _nested(asset: Asset, entries: Iterator) -> Iterator:
@@ -399,7 +429,7 @@ def _entries(
                     yield info.name, regular, functools.partial(archive.extractfile, info)
 
 
-class _Limited(io.RawIOBase):
+class _Limited:
     """A stream that fails after a number of bytes: passing over a bomb costs time, too."""
 
     def __init__(self, stream: BinaryIO, limit: int):
@@ -409,7 +439,7 @@ class _Limited(io.RawIOBase):
         chunk = self.stream.read(size)
         self.left -= len(chunk)
         if self.left < 0:
-            raise tarfile.ReadError("it unpacks to more than a hundred times its size")
+            raise tarfile.ReadError(f"it unpacks to more than {MAX_EXPANSION} times its size")
         return chunk
 
 
