@@ -1,0 +1,70 @@
+# `make help` lists what there is to do. Needs Python 3.11 or newer; everything else is set up here.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+# Linux without a GPU: the address of PyTorch's CPU builds (README), or torch comes with CUDA.
+TORCH_INDEX ?=
+PORT ?= 8000
+
+PY := .venv/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check
+READY := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help book serve test check bench export ledger lock assets linkcheck clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+book: $(READY) ## run the chapters that are stale and build the book
+	@$(PY) -m tools.build
+
+serve: book ## build the book and serve it at http://localhost:8000 (PORT=...)
+	@$(PY) -m http.server $(PORT) --bind localhost --directory _build/html
+
+test: $(READY) ## run the tests
+	@$(PY) -m pytest
+
+check: $(READY) ## lint, formatting, exported notebooks, ledger, links, ids
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m tools.check
+
+bench: .venv/.bench ## run the benchmarks, each against its peers
+	@set -e; for file in benchmarks/[a-z]*.py; do \
+	  $(PY) -m benchmarks.$$(basename $$file .py); done
+
+export: $(READY) ## write chapters/*.ipynb from chapters/*.md
+	@$(PY) -m tools.export
+
+ledger: $(READY) ## accept the findings of the last build as the record
+	@$(PY) -m tools.ledger
+
+lock: $(READY) ## write constraints.txt from pyproject.toml (UPGRADE=1: newest versions)
+	@$(PY) -m tools.lock $(if $(UPGRADE),--upgrade)
+
+assets: $(READY) ## fetch every asset, to work without a network
+	@$(PY) -m tlbook assets fetch --all
+
+linkcheck: $(READY) ## check the links that lead out of the book
+	@$(PY) -m tools.build --run-only
+	@.venv/bin/jupyter-book build . --builder linkcheck
+
+clean: ## remove what was built (not .venv, not the fetched assets)
+	rm -rf _build build dist .pytest_cache .ruff_cache
+
+# The mark goes first and comes back last: after an interrupted installation the environment
+# starts from nothing.
+$(READY): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "No python3 found. Install Python 3.11 or newer."; exit 1; }
+	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("Python 3.11 or newer \
+	is needed; $(PYTHON) is %d.%d. Name another one: make PYTHON=/path/to/python3.11" % v[:2])'
+	@echo "Setting up .venv (the first time about 5 minutes and 4 GB) ..."
+	@test -e $@ || $(PYTHON) -m venv --clear .venv
+	@rm -f .venv/.installed .venv/.bench
+	$(if $(TORCH_INDEX),$(PIP) install --no-deps --index-url $(TORCH_INDEX) -c constraints.txt torch)
+	$(PIP) install -c constraints.txt -e '.[all]'
+	@touch $@
+
+.venv/.bench: $(READY)
+	$(PIP) install -c constraints.txt -e '.[bench]'
+	@touch $@
