@@ -1,0 +1,287 @@
+"""Build the book: run the chapters that are stale, then turn all pages into HTML.
+
+``python -m tools.build`` from the root of the project, or ``make book``. A chapter is stale when
+its code changed, or a file, an asset or a package that its last run used. The outputs are kept in
+the execution cache that Jupyter Book reads; what a run used and cost, in ``_build/runs``.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import nbformat
+from filelock import FileLock, Timeout
+from jupyter_book.config import get_final_config
+from jupyter_cache import get_cache
+from jupyter_cache.base import CacheBundleIn
+from myst_nb.core.read import is_myst_markdown_notebook, read_myst_markdown_notebook
+from myst_parser.config.main import MdParserConfig
+from nbformat import NotebookNode
+from sphinx_external_toc.parsing import parse_toc_yaml
+
+from tools import ledger
+from tools.run import Chapter, ChapterError, cores, run_all
+from tools.watch import digest, python_version
+
+COSTS = ("cpu_seconds", "wall_seconds", "peak_mb")
+
+
+class Book:
+    """The book in a folder: its pages, and of those with code the outputs of their last runs."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        self.config, _ = get_final_config(
+            user_yaml=root / "_config.yml",
+            cli_config={"latex_individualpages": False},
+            sourcedir=root,
+        )
+        self.cache = get_cache(root / "_build" / ".jupyter_cache")
+        self.one_writer = threading.Lock()
+        self.costs_file = root / "results" / "chapters.json"
+        self.costs = json.loads(self.costs_file.read_text()) if self.costs_file.exists() else {}
+        self.pages = [root / page for page in parse_toc_yaml(root / "_toc.yml")]
+        self.chapters = [chapter for page in self.pages if (chapter := self.chapter(page))]
+
+    def chapter(self, page: Path) -> Chapter | None:
+        """The page as a chapter to run; None for a page of text."""
+        text = page.read_text("utf-8")
+        if is_myst_markdown_notebook(text):
+            # with the syntax that Sphinx reads it with, or the key in the cache would be another
+            syntax = MdParserConfig(enable_extensions=set(self.config["myst_enable_extensions"]))
+            notebook = read_myst_markdown_notebook(text, syntax, add_source_map=True, path=page)
+        elif page.parent.name == "chapters":
+            notebook = nbformat.v4.new_notebook()  # not even a header: fails as one without code
+        else:
+            return None
+        chapter = Chapter(page.stem, page, notebook, self.cache.create_hashed_notebook(notebook)[1])
+        if costs := self.costs.get(chapter.name):
+            chapter.peak_mb, chapter.seconds = costs["peak_mb"], costs["wall_seconds"]
+        return chapter
+
+    def executed(self, chapter: Chapter) -> NotebookNode:
+        """The chapter with its outputs. KeyError: it is not in the cache."""
+        return self.cache.merge_match_into_notebook(chapter.notebook)[1]
+
+    def last_run(self, chapter: Chapter) -> dict | None:
+        """The report of the run whose outputs the cache holds, if it holds any."""
+        try:
+            self.executed(chapter)
+            return json.loads(self.report_file(chapter).read_text())
+        except (KeyError, OSError, ValueError):
+            return None
+
+    def report_file(self, chapter: Chapter) -> Path:
+        return self.root / "_build" / "runs" / f"{chapter.name}.json"
+
+    def stale(self, chapter: Chapter) -> str | None:
+        """Why the chapter has to run, if it has to."""
+        report = self.last_run(chapter)
+        if report is None or report["key"] != chapter.key:
+            return "new code"
+        return changed(report, self.root)
+
+    def run(self, chapters: list[Chapter], jobs: int) -> list[ChapterError]:
+        """Run chapters, keep what ended well; the errors of the others."""
+        for chapter in chapters:
+            self.report_file(chapter).unlink(missing_ok=True)  # stale until it has ended well
+        timeout = self.config["nb_execution_timeout"]
+        try:
+            return run_all(chapters, self.keep, root=self.root, jobs=jobs, timeout=timeout)
+        finally:
+            self.write_costs(chapters)
+
+    def keep(self, chapter: Chapter, report: dict) -> None:
+        with self.one_writer:
+            # Sphinx reads a page again when its text changed or its doctree is gone
+            page = chapter.path.relative_to(self.root).with_suffix(".doctree")
+            (self.root / "_build" / ".doctrees" / page).unlink(missing_ok=True)
+            self.cache.cache_notebook_bundle(
+                CacheBundleIn(
+                    chapter.notebook,
+                    str(chapter.path),
+                    data={"execution_seconds": report["wall_seconds"]},
+                ),
+                check_validity=False,
+                overwrite=True,
+            )
+            self.report_file(chapter).write_text(json.dumps(report, indent=1))
+
+    def write_costs(self, ran: list[Chapter]) -> None:
+        """Note what running the chapters took, to two digits, so that few lines change."""
+        for chapter in ran:
+            if report := self.last_run(chapter):
+                costs = {key: max(1, int(float(f"{report[key]:.2g}"))) for key in COSTS}
+                self.costs[chapter.name] = costs | {"assets": sorted(report["assets"])}
+        names = {chapter.name for chapter in self.chapters}
+        costs = {name: row for name, row in sorted(self.costs.items()) if name in names}
+        self.costs_file.parent.mkdir(exist_ok=True)
+        self.costs_file.write_text(json.dumps(costs, indent=1) + "\n")
+
+
+def changed(report: dict, root: Path) -> str | None:
+    """What a run used that is no longer what it was, if anything."""
+    for name, was in report["files"].items():
+        if digest(root / name) != was:
+            return f"{name} changed"
+    for package, was in report["versions"].items():
+        if (now := _version(package)) != was:
+            return f"{package} was {was}, now {now}"
+    if report["assets"]:
+        from tlbook import assets
+
+        table = assets.table()
+        for name, was in report["assets"].items():
+            if name not in table or table[name].sha256 != was:
+                return f"asset {name} changed"
+    return None
+
+
+def _version(package: str) -> str:
+    if package == "python":
+        return python_version()
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "missing"
+
+
+def build(root: Path, *, jobs: int, only: str | None, force: bool, run_only: bool) -> int:
+    """Run what is stale and write the HTML; the exit status."""
+    book = Book(root)
+    reasons = {c.name: "forced" if force else book.stale(c) for c in book.chapters}
+    stale = [c for c in book.chapters if reasons[c.name] and only in (None, c.name)]
+    if only and only not in reasons:
+        print(f"No chapter {only!r}. There are: {', '.join(reasons)}.", file=sys.stderr)
+        return 2
+    if stale:
+        print(f"{len(stale)} of {len(book.chapters)} chapters to run:")
+        for chapter in stale:
+            print(f"  {chapter.name} ({reasons[chapter.name]})")
+        fetch_assets(book, stale)
+        errors = book.run(stale, jobs)
+        show_costs(book, ran={chapter.name for chapter in stale})
+        for error in errors:
+            print(f"\n{'-' * 80}\n{error}", file=sys.stderr)
+        if errors:
+            print(f"\n{len(errors)} of {len(stale)} chapters failed.", file=sys.stderr)
+            return 1
+    else:
+        show_costs(book, ran=set())
+    if run_only:
+        return 0
+    if waiting := [c.name for c in book.chapters if book.stale(c)]:
+        print(f"No pages written: {', '.join(waiting)} must run first.")
+        return 0
+    ledger.collect({chapter.name: book.executed(chapter) for chapter in book.chapters})
+    return write_pages(book)
+
+
+def fetch_assets(book: Book, chapters: list[Chapter]) -> None:
+    """Fetch ahead what the chapters used when they were last measured."""
+    from tlbook import assets
+
+    known = assets.table()
+    for name in sorted({n for c in chapters for n in book.costs.get(c.name, {}).get("assets", [])}):
+        if name in known:
+            assets.path(name)
+
+
+def show_costs(book: Book, ran: set[str]) -> None:
+    """Print what each chapter took in its last run."""
+    width = max([len(chapter.name) for chapter in book.chapters], default=0)
+    print(f"\n{'chapter':{width}}  CPU s  wall s  peak MB")
+    for chapter in book.chapters:
+        report = book.last_run(chapter)
+        figures = [f"{report[key]:.0f}" if report else "-" for key in COSTS]
+        how = ("run" if report else "failed") if chapter.name in ran else "cached"
+        print(f"{chapter.name:{width}}  {figures[0]:>5}  {figures[1]:>6}  {figures[2]:>7}  {how}")
+    print(flush=True)
+
+
+def write_pages(book: Book) -> int:
+    """Turn the pages into HTML, where any warning is an error; the exit status."""
+    output = book.root / "_build"
+    remove_old_pages(book)
+    # A page that Sphinx does not read again warns no more. So after a build that did not end
+    # well (warnings, Ctrl-C, anything) it reads all of them again.
+    unfinished = output / ".doctrees" / "unfinished"
+    if unfinished.exists():
+        shutil.rmtree(unfinished.parent)
+    unfinished.parent.mkdir(parents=True, exist_ok=True)
+    unfinished.touch()
+    print("Writing the pages ...", flush=True)
+    command = "from jupyter_book.cli.main import main; main()"
+    options = ["build", str(book.root), "-W", "-n", "--keep-going", "-q"]
+    sphinx = subprocess.run(
+        [sys.executable, "-c", command, *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    if sphinx.returncode:
+        print(sphinx.stdout, file=sys.stderr)
+        print("The pages have errors (warnings count as errors).", file=sys.stderr)
+        return 1
+    unfinished.unlink()
+    print(f"The book is ready. Open {(output / 'html' / 'index.html').as_uri()}")
+    return 0
+
+
+def remove_old_pages(book: Book) -> None:
+    """Start over when the HTML holds a page that the table of contents no longer names."""
+    html = book.root / "_build" / "html"
+    pages = {html / page.relative_to(book.root).with_suffix(".html") for page in book.pages}
+    own = {html / name for name in ("index.html", "search.html", "genindex.html")}
+    if set(html.glob("*.html")) | set((html / "chapters").glob("*.html")) > pages | own:
+        shutil.rmtree(html)
+        shutil.rmtree(book.root / "_build" / ".doctrees", ignore_errors=True)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold the build folder; where another process holds it, say which and wait."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock, holder = FileLock(folder / "lock"), folder / "lock.holder"
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        other = holder.read_text() if holder.exists() else "unknown"
+        print(f"Another build (process {other}) is at work here. Waiting for it ...", flush=True)
+        lock.acquire()
+    try:
+        holder.write_text(str(os.getpid()))
+        yield
+    finally:
+        lock.release()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tools.build", description=__doc__)
+    parser.add_argument("--jobs", type=int, default=cores(), help="chapters at once (cores)")
+    parser.add_argument("--only", metavar="CHAPTER", help="run this chapter alone")
+    parser.add_argument("--force", action="store_true", help="run chapters that are not stale too")
+    parser.add_argument("--run-only", action="store_true", help="run chapters, write no pages")
+    arguments = parser.parse_args()
+    root = Path.cwd()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with alone(root / "_build"):
+            return build(root, **vars(arguments))
+    except KeyboardInterrupt:
+        print("\nInterrupted. The chapters that had finished are kept.", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
