@@ -1,3 +1,8 @@
 """Companion package of the book *Transfer Learning, Measured*."""
 
+import warnings
+
 __version__ = "0.1.0"
+
+# Without ipywidgets, tqdm says in every notebook that its bars are plain text. They are meant to be.
+warnings.filterwarnings("ignore", message="IProgress not found")
