@@ -4,5 +4,5 @@ import warnings
 
 __version__ = "0.1.0"
 
-# Without ipywidgets, tqdm says in every notebook that its bars are plain text. They are meant to be.
+# Without ipywidgets, tqdm warns in every notebook that its bars are plain text: that is intended.
 warnings.filterwarnings("ignore", message="IProgress not found")
