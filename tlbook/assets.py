@@ -50,7 +50,7 @@ used: dict[str, str] = {}
 ATTEMPTS = 3  # at a download that breaks off
 TIMEOUT = (5.0, 30.0, 30.0, 30.0)  # seconds to connect, read, write, wait for a connection
 MAX_EXPANSION = 100  # no honest archive is more than a hundred times smaller than its content
-CHUNK = 1 << 20
+CHUNK = 1 << 20  # bytes
 DAY = 24 * 3600
 
 
@@ -261,7 +261,7 @@ def _stream(asset: Asset, client: "PyPIClient", url: str, output_file: str) -> N
     ):
         response.raise_for_status()
         left = asset.size
-        for chunk in response.iter_raw(CHUNK):
+        for chunk in response.iter_raw():
             left -= len(chunk)
             if left < 0:
                 raise ValueError(f"it is longer than {asset.size} bytes")
@@ -386,7 +386,7 @@ def _sound(asset: Asset) -> Iterator[None]:
 def _members(asset: Asset, file: Path) -> Iterator[tuple[str, BinaryIO]]:
     """Path and content of each member of an archive whose hash was checked."""
     with file.open("rb") as stream:
-        entries = _entries(stream, asset.file, asset.size * MAX_EXPANSION)
+        entries = _entries(stream, asset.file, asset.size)
         if asset.nested:
             entries = _nested(asset, entries)
         seen = set()
@@ -402,13 +402,13 @@ def _members(asset: Asset, file: Path) -> Iterator[tuple[str, BinaryIO]]:
 def _nested(asset: Asset, entries: Iterator) -> Iterator:
     for name, regular, content in entries:
         if name == asset.nested and regular:
-            yield from _entries(content(), name, asset.size * MAX_EXPANSION)
+            yield from _entries(content(), name, asset.size)
             return
     raise _unsafe(asset, f"it has no {asset.nested}")
 
 
 def _entries(
-    stream: BinaryIO, name: str, limit: int
+    stream: BinaryIO, name: str, size: int
 ) -> Iterator[tuple[str, bool, Callable[[], BinaryIO]]]:
     """Name of each entry but folders, whether it is a regular file, and how to open it."""
     if name.endswith((".whl", ".zip")):
@@ -421,7 +421,7 @@ def _entries(
                     regular = kind in (0, stat.S_IFREG) and known and not info.flag_bits & 1
                     yield info.filename, regular, functools.partial(archive.open, info)
     else:
-        expanded = _Limited(gzip.GzipFile(fileobj=stream), limit)
+        expanded = _Limited(gzip.GzipFile(fileobj=stream), size * MAX_EXPANSION + CHUNK)
         with tarfile.open(fileobj=expanded, mode="r|") as archive:
             for info in archive:
                 if not info.isdir():
