@@ -1,0 +1,294 @@
+"""The build, on small books with real kernels, a real cache and real pages."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+import tlbook
+from tools.build import Book
+from tools.run import UNKNOWN_PEAK, fits
+
+CHECKOUT = Path(__file__).parents[1]
+HEADER = """---
+jupytext:
+  text_representation:
+    extension: .md
+    format_name: myst
+kernelspec:
+  name: python3
+  display_name: Python 3
+---
+"""
+
+
+def cells(*sources: str) -> str:
+    return "\n".join(f"```{{code-cell}} python3\n{source}\n```\n" for source in sources)
+
+
+def chapter(title: str, *sources: str) -> str:
+    return f"{HEADER}# {title}\n\n{cells(*sources)}"
+
+
+def write(root: Path, **chapters: str) -> Path:
+    """A book in a folder, with a ``tlbook`` of its own in front of the real one."""
+    files = {f"chapters/{name}.md": text for name, text in chapters.items()} | {
+        "_config.yml": "title: Small\nonly_build_toc_files: true\n"
+        "execute: {execute_notebooks: cache, timeout: 60}\n",
+        "_toc.yml": "format: jb-book\nroot: intro.md\nchapters:\n"
+        + "".join(f"- file: chapters/{name}.md\n" for name in chapters),
+        "intro.md": "# Small\n",
+        "tlbook/__init__.py": f"__path__.append({str(Path(tlbook.__file__).parent)!r})\n",
+    }
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    time.sleep(0.05)  # so that the files are older than the runs that read them
+    return root
+
+
+@pytest.fixture(autouse=True)
+def kernels_find_the_tools(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(CHECKOUT))
+
+
+def start(root: Path, *options: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "tools.build", *options],
+        cwd=root,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def build(root: Path, *options: str) -> tuple[int, str]:
+    process = start(root, *options)
+    output, _ = process.communicate(timeout=120)
+    return process.returncode, output
+
+
+def reasons(root: Path) -> dict[str, str | None]:
+    book = Book(root)
+    return {chapter.name: book.stale(chapter) for chapter in book.chapters}
+
+
+def wait_for(path: Path) -> str:
+    deadline = time.monotonic() + 60
+    while not (path.exists() and path.read_text()):
+        assert time.monotonic() < deadline, f"{path} did not appear"
+        time.sleep(0.05)
+    return path.read_text()
+
+
+def test_only_what_a_change_concerns_is_stale(tmp_path, monkeypatch):
+    packages = tmp_path / "packages"
+    info = packages / "tiny-1.0.dist-info"
+    info.mkdir(parents=True)
+    (packages / "tiny.py").touch()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\n")
+    (info / "top_level.txt").write_text("tiny\n")
+    monkeypatch.setenv("PYTHONPATH", f"{CHECKOUT}{os.pathsep}{packages}")
+    monkeypatch.syspath_prepend(str(packages))
+    root = write(
+        tmp_path / "book",
+        a=chapter("A", "from tlbook import one\nimport json\njson.load(open('../results/x.json'))"),
+        b=chapter("B", "import tlbook.two, tiny, tlbook.assets as a\na.path('emoji-labels');"),
+    )
+    (root / "results").mkdir()
+    (root / "results" / "x.json").write_text("1")
+    for name in ("one", "two", "three"):
+        (root / "tlbook" / f"{name}.py").write_text("value = 1\n")
+    time.sleep(0.05)
+    assert reasons(root) == {"a": "new code", "b": "new code"}
+    book = Book(root)
+    assert book.run(book.chapters, jobs=2) == []
+    fresh = {"a": None, "b": None}
+    assert reasons(root) == fresh
+
+    def edit(path: Path, was: str, now: str) -> None:
+        text = path.read_text()
+        assert was in text
+        path.write_text(text.replace(was, now, 1))
+
+    for name, was, now, expected in [
+        ("tlbook/one.py", "1", "2", fresh | {"a": "tlbook/one.py changed"}),
+        ("tlbook/two.py", "1", "2", fresh | {"b": "tlbook/two.py changed"}),
+        ("tlbook/three.py", "1", "2", fresh),
+        ("results/x.json", "1", "2", fresh | {"a": "results/x.json changed"}),
+        ("chapters/a.md", "# A", "# Another title", fresh),
+        ("chapters/a.md", "import one", "import two", fresh | {"a": "new code"}),
+        (f"{info}/METADATA", "1.0", "1.1", fresh | {"b": "tiny was 1.0, now 1.1"}),
+        (
+            "_build/runs/b.json",
+            book.last_run(book.chapters[1])["assets"]["emoji-labels"],
+            "0" * 64,
+            fresh | {"b": "asset emoji-labels changed"},
+        ),
+    ]:
+        edit(root / name, was, now)
+        assert reasons(root) == expected, name
+        edit(root / name, now, was)
+        assert reasons(root) == fresh, name
+
+
+def test_a_failing_chapter_is_named_and_the_others_are_kept(tmp_path):
+    root = write(
+        tmp_path,
+        good=chapter("Good", "print('fine')"),
+        raises=chapter("Raises", "x = 0", "1 / x"),
+        slow=chapter("Slow", "import time\ntime.sleep(600)"),
+        dies=chapter("Dies", "import os", "os._exit(3)"),
+        empty=chapter("Empty"),
+        headless=f"# No header\n\n{cells('print(1)')}",
+    )
+    config = root / "_config.yml"
+    config.write_text(config.read_text().replace("timeout: 60", "timeout: 3"))
+    status, output = build(root)
+    assert status == 1
+    line = (root / "chapters" / "raises.md").read_text().splitlines().index("1 / x") + 1
+    assert f"raises, code cell 2 of 2 (raises.md, line {line})" in output
+    assert "ZeroDivisionError: division by zero" in output
+    assert "slow, code cell 1 of 1" in output
+    assert "The limit of 3 s" in output
+    assert "dies, code cell 2 of 2" in output
+    assert "The kernel died" in output
+    assert "empty ran no code cell" in output
+    assert "headless ran no code cell" in output
+    assert "5 of 6 chapters failed." in output
+    assert not (root / "_build" / "html").exists()
+    assert [name for name, reason in reasons(root).items() if not reason] == ["good"]
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_build_keeps_finished_chapters_and_leaves_no_process(tmp_path, sent):
+    root = write(
+        tmp_path,
+        quick=chapter("Quick", "1"),
+        slow=chapter(
+            "Slow",
+            "import os, pathlib, subprocess, time\n"
+            "child = subprocess.Popen(['sleep', '600'])\n"
+            "pathlib.Path('pids').write_text(f'{os.getpid()} {child.pid}')\n"
+            "time.sleep(600)",
+        ),
+    )
+    process = start(root, "--jobs", "2")
+    wait_for(root / "_build" / "runs" / "quick.json")
+    pids = [int(pid) for pid in wait_for(root / "chapters" / "pids").split()]
+    assert all(psutil.pid_exists(pid) for pid in pids)
+    process.send_signal(sent)
+    output, _ = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert "Interrupted." in output
+    assert "Traceback" not in output
+    deadline = time.monotonic() + 5
+    while any(map(alive, pids)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(map(alive, pids))
+    assert reasons(root) == {"quick": None, "slow": "new code"}
+
+
+def alive(pid: int) -> bool:
+    # a dead process that nobody has waited for yet is a zombie
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+def test_of_two_builds_at_once_the_second_waits_and_says_for_whom(tmp_path):
+    root = write(
+        tmp_path,
+        once=chapter("Once", "import time\nopen('runs', 'a').write('run\\n')\ntime.sleep(4)"),
+    )
+    first = start(root, "--run-only")
+    wait_for(root / "chapters" / "runs")
+    status, output = build(root, "--run-only")
+    assert status == 0
+    assert f"Another build (process {first.pid}) is at work here." in output
+    assert "once" in output and "cached" in output
+    assert first.communicate(timeout=60) and first.returncode == 0
+    assert (root / "chapters" / "runs").read_text() == "run\n"
+
+
+def test_a_rerun_shows_on_every_page_that_names_its_numbers(tmp_path):
+    code = (
+        "from tlbook.one import value\nfrom myst_nb import glue\nglue('gain', value, display=False)"
+    )
+    root = write(
+        tmp_path,
+        a=chapter("A", code, "open('runs', 'a').write('a')") + "\nGain {glue:text}`gain:.1f`.\n",
+        b=chapter("B", "open('runs', 'a').write('b')") + "\n:::{note}\nA note.\n:::\n",
+    )
+    (root / "intro.md").write_text("# Small\n\nGain {glue:text}`/chapters/a.md::gain:.1f`.\n")
+    module = root / "tlbook" / "one.py"
+    shown = {}
+    for value in ("1.5", "2.5"):
+        module.write_text(f"value = {value}\n")
+        status, output = build(root, "--jobs", "1")
+        assert status == 0, output
+        assert (root / "_build" / "html" / "index.html").as_uri() in output
+        for page in ("chapters/a.html", "intro.html"):
+            html = (root / "_build" / "html" / page).read_text()
+            shown[page] = shown.get(page, []) + [v for v in ("1.5", "2.5") if f">{v}<" in html]
+    assert shown == {"chapters/a.html": ["1.5", "2.5"], "intro.html": ["1.5", "2.5"]}
+    # two reasons for a, one for b, and none for Sphinx to run anything itself
+    assert sorted((root / "chapters" / "runs").read_text()) == ["a", "a", "b"]
+    costs = json.loads((root / "results" / "chapters.json").read_text())
+    assert costs["a"].keys() == {"cpu_seconds", "wall_seconds", "peak_mb", "assets"}
+    assert 50 < costs["a"]["peak_mb"] < 2000
+
+
+def test_warnings_fail_every_build_until_they_are_mended(tmp_path):
+    root = write(tmp_path, a=chapter("A", "1"), b=chapter("B", "1"))
+    page = root / "chapters" / "a.md"
+    text = page.read_text()
+    page.write_text(text + "\n[nowhere](nowhere.md)\n")
+    for _ in range(2):
+        status, output = build(root)
+        assert status == 1
+        assert "nowhere.md" in output
+        assert "warnings count as errors" in output
+    page.write_text(text)
+    assert build(root)[0] == 0
+    # a page that left the book is gone
+    write(root, a=text)
+    assert build(root)[0] == 0
+    assert (root / "_build" / "html" / "chapters" / "a.html").exists()
+    assert not (root / "_build" / "html" / "chapters" / "b.html").exists()
+
+
+def test_heavy_chapters_run_one_after_the_other(tmp_path):
+    code = "import time\nbegan = time.time()\ntime.sleep(1)\nprint(began, time.time())"
+    # not the same code: the cache knows chapters by their code
+    root = write(tmp_path, a=chapter("A", code), b=chapter("B", code, "0"))
+
+    def spans(peak_mb: float) -> list[list[float]]:
+        book = Book(root)
+        for each in book.chapters:
+            each.peak_mb = peak_mb
+        assert book.run(book.chapters, jobs=2) == []
+        outputs = [book.executed(each).cells[1].outputs[0].text for each in book.chapters]
+        return sorted([float(moment) for moment in text.split()] for text in outputs)
+
+    light, heavy = spans(peak_mb=1), spans(peak_mb=1e9)
+    assert light[1][0] < light[0][1]
+    assert heavy[1][0] > heavy[0][1]
+
+
+@pytest.mark.parametrize(
+    ("peak", "running", "memory", "expected"),
+    [
+        (500, [], 100, True),  # one always runs
+        (500, [400], 1000, True),
+        (500, [500], 1000, True),
+        (501, [500], 1000, False),
+        (UNKNOWN_PEAK, [1], UNKNOWN_PEAK, False),
+    ],
+)
+def test_fits(peak, running, memory, expected):
+    assert fits(peak, running, memory) is expected
