@@ -1,0 +1,208 @@
+"""Features of a frozen encoder: computed once, in input order, cached by content.
+
+Padding decides the speed of texts: they are sorted by length, so that the texts of a batch are
+about as long as each other, and a batch holds a number of tokens, not of texts, so that it fits the
+processor's cache whether texts are short or long.
+"""
+
+import warnings
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+from tqdm.auto import tqdm
+
+from tlbook import networks
+from tlbook.cache import array, digest
+from tlbook.pretrained import ImageEncoder, TextEncoder
+
+TOKENS = 32  # that a text counts for in batch_size
+VERSION = "1"  # of the features in the cache: raise it when a change here changes them
+
+
+def features(
+    encoder: TextEncoder | ImageEncoder,
+    inputs: Sequence[str] | np.ndarray,
+    batch_size: int = 32,
+    cache: bool = True,
+    progress: bool = True,
+) -> np.ndarray:
+    """One vector for each text or image, from an encoder that stays as it is.
+
+    Parameters
+    ----------
+    encoder : from :func:`tlbook.pretrained.load`, in eval mode; runs on the device of its model
+    inputs : n texts; or images, uint8 (n, height, width, 3), see :func:`preprocess`
+    batch_size : images in a batch; a batch of texts holds 32 tokens for each, padding included
+    cache : keep the result on disk, by weights, preprocessing, pooling and inputs
+    progress : show a bar when the work takes longer than five seconds
+
+    Returns
+    -------
+    float32 array (n, encoder.dimension) in the order of the inputs. They do not depend on the
+    batches, but for rounding (1e-6 for texts of unit length, 1e-4 for images).
+
+    Raises
+    ------
+    ValueError
+        The model, or a part of it, is in training mode; or the inputs are not what the encoder
+        takes. So nothing random can come before or into features that are computed once.
+    """
+    if any(module.training for module in encoder.model.modules()):
+        raise ValueError(
+            "The model is in training mode: dropout and batch statistics would make its features "
+            "random. Call encoder.model.eval() first."
+        )
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, not {batch_size}.")
+    if isinstance(encoder, TextEncoder):
+        prepared = tokenize(encoder, inputs)
+        key = [np.array([len(text) for text in prepared]), np.concatenate(prepared)]
+        embed, unit = _embed_texts, "token"  # a bar of texts would start slow: long ones are first
+    else:
+        prepared = _checked_images(inputs)
+        key = [prepared]
+        embed, unit = _embed_images, "image"
+
+    def compute() -> np.ndarray:
+        hidden = {} if progress else {"disable": True}  # by default $TQDM_DISABLE decides
+        bar = tqdm(desc=encoder.handle, unit=unit, unit_scale=True, delay=5, leave=False, **hidden)
+        with bar, torch.inference_mode():
+            return embed(encoder, prepared, batch_size, bar)
+
+    if not cache:
+        return compute()
+    return array("features", digest(VERSION, encoder.fingerprint, *key), compute)
+
+
+# Texts
+
+
+def tokenize(encoder: TextEncoder, texts: Sequence[str]) -> list[tuple[int, ...]]:
+    """Token ids of each text, special tokens included, cut to ``encoder.max_length``.
+
+    Warns how many texts were cut. Raises ValueError unless ``texts`` are one or more strings.
+    """
+    if isinstance(texts, str):
+        raise ValueError("One string was given: pass a list of texts, also for a single one.")
+    texts = list(_sized(texts, "a list of texts"))
+    for index, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise ValueError(f"Text {index} is not a string but {text!r:.50}.")
+    options = {"padding": False, "return_attention_mask": False, "verbose": False}
+    ids = encoder.tokenizer(texts, truncation=True, max_length=encoder.max_length, **options)
+    tokens = [tuple(text) for text in ids["input_ids"]]
+    full = [text for text, cut in zip(texts, tokens, strict=True) if len(cut) == encoder.max_length]
+    whole = encoder.tokenizer(full, truncation=False, **options)["input_ids"] if full else []
+    if count := sum(len(text) > encoder.max_length for text in whole):
+        warnings.warn(
+            f"{count} of {len(texts)} texts are longer than the {encoder.max_length} tokens that "
+            f"{encoder.handle} reads: only their beginning counts.",
+            stacklevel=3,
+        )
+    return tokens
+
+
+def pad(encoder: TextEncoder, tokens: Sequence[tuple[int, ...]]) -> tuple[torch.Tensor, ...]:
+    """Token ids and attention mask, int64 (n, longest), on the device of the model."""
+    shape = (len(tokens), max(map(len, tokens)))
+    ids = np.full(shape, encoder.tokenizer.pad_token_id or 0)
+    mask = np.zeros(shape, dtype=np.int64)
+    for row, text in enumerate(tokens):
+        ids[row, : len(text)] = text
+        mask[row, : len(text)] = 1
+    device = encoder.model.device
+    return torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
+
+
+def mean_pool(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Mean over the tokens of each text, padding left out.
+
+    ``hidden`` (n, tokens, d), ``mask`` (n, tokens) with 1 for a token and 0 for padding;
+    returns (n, d). A row with no token gives zeros.
+    """
+    mask = mask.unsqueeze(-1).to(hidden.dtype)
+    return (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)
+
+
+def _embed_texts(
+    encoder: TextEncoder, tokens: list[tuple[int, ...]], batch_size: int, bar: tqdm
+) -> np.ndarray:
+    # A text that comes twice is embedded once. Longest first: if memory ends, it ends at once.
+    distinct = sorted(set(tokens), key=lambda text: (len(text), text), reverse=True)
+    bar.total = sum(map(len, distinct))
+    vectors = []
+    for batch in _batches(distinct, batch_size * TOKENS):
+        ids, mask = pad(encoder, batch)
+        hidden = encoder.model(input_ids=ids, attention_mask=mask).last_hidden_state.float()
+        pooled = mean_pool(hidden, mask) if encoder.pool == "mean" else hidden[:, 0]
+        vectors.append(F.normalize(pooled) if encoder.normalize else pooled)
+        bar.update(sum(map(len, batch)))
+    row = {text: index for index, text in enumerate(distinct)}
+    return torch.cat(vectors).cpu().numpy()[[row[text] for text in tokens]]
+
+
+def _batches(texts: list[tuple[int, ...]], size: int) -> Iterator[list[tuple[int, ...]]]:
+    """Texts, sorted from the longest, in batches of at most ``size`` tokens once padded."""
+    start = 0
+    while start < len(texts):
+        count = max(1, size // len(texts[start]))
+        yield texts[start : start + count]
+        start += count
+
+
+# Images
+
+
+def preprocess(encoder: ImageEncoder, images: np.ndarray) -> torch.Tensor:
+    """What the network reads, float32 (n, 3, size, size), of uint8 images (n, height, width, 3).
+
+    The whole image is resized, without keeping its proportions: crop beforehand if they matter.
+    """
+    device = next(encoder.model.parameters()).device
+    pixels = torch.from_numpy(np.ascontiguousarray(_checked_images(images))).to(device)
+    pixels = pixels.permute(0, 3, 1, 2).float()  # a view: memory stays channels last
+    if pixels.shape[2:] != (encoder.size, encoder.size):
+        pixels = F.interpolate(pixels, (encoder.size,) * 2, mode="bilinear", antialias=True)
+    mean, std = (
+        torch.tensor(values, device=device).view(3, 1, 1) for values in (encoder.mean, encoder.std)
+    )
+    return (pixels - mean) / std
+
+
+def _checked_images(images: np.ndarray) -> np.ndarray:
+    _sized(images, "an array of images")
+    if not isinstance(images, np.ndarray):
+        raise ValueError(f"Images are a numpy array, not {type(images).__name__}: np.stack them.")
+    if images.ndim != 4 or images.shape[3] != 3 or 0 in images.shape:
+        hint = " Compose the alpha channel on a background." if images.shape[-1] == 4 else ""
+        raise ValueError(f"Images have shape (n, height, width, 3), not {images.shape}.{hint}")
+    if images.dtype != np.uint8:
+        raise ValueError(f"Images are uint8 from 0 to 255, not {images.dtype}.")
+    return images
+
+
+def _embed_images(
+    encoder: ImageEncoder, images: np.ndarray, batch_size: int, bar: tqdm
+) -> np.ndarray:
+    model = networks.folded(encoder.model)
+    bar.total = len(images)
+    vectors = []
+    for start in range(0, len(images), batch_size):
+        batch = preprocess(encoder, images[start : start + batch_size])
+        vectors.append(model.embed(batch.contiguous(memory_format=torch.channels_last)))
+        bar.update(len(batch))
+    return torch.cat(vectors).cpu().numpy()
+
+
+def _sized(inputs: Sequence, expected: str) -> Sequence:
+    """The inputs, if they are a collection at rest and not empty."""
+    if not (hasattr(inputs, "__len__") and hasattr(inputs, "__getitem__")):
+        raise ValueError(
+            f"Inputs are {expected}, not {type(inputs).__name__}. Features are computed once: "
+            "random augmentation, which draws anew each time, cannot come before them."
+        )
+    if len(inputs) == 0:
+        raise ValueError(f"Inputs are {expected}, and there are none.")
+    return inputs
