@@ -61,6 +61,9 @@ def report(root: str) -> str:
         inside = _inside(Path(root), Path(path))
         if inside:
             files[inside] = _digest_as_read(Path(path))
+    assets = dict(getattr(loaded.get("tlbook.assets"), "used", {}))
+    if assets:  # a change in the table concerns the pages that show it, or that used the asset
+        files.pop("tlbook/assets.toml", None)
     owners = importlib.metadata.packages_distributions()
     packages = {owner for name in loaded for owner in owners.get(name.partition(".")[0], ())}
     versions = {name: importlib.metadata.version(name) for name in sorted(packages - {"tlbook"})}
@@ -71,7 +74,7 @@ def report(root: str) -> str:
         {
             "files": files,
             "versions": versions,
-            "assets": dict(getattr(loaded.get("tlbook.assets"), "used", {})),
+            "assets": assets,
             "cpu_seconds": sum(usage.ru_utime + usage.ru_stime for usage in used),
             "peak_mb": sum(usage.ru_maxrss for usage in used) * unit / 1e6,
         }
@@ -88,9 +91,7 @@ def _inside(root: Path, path: Path) -> str | None:
         return None
     if parts[0][0] in "._" or parts[0] == "tools" or parts[0].endswith(".egg-info"):
         return None
-    inside = "/".join(parts)
-    # a change there concerns the chapters that used the asset, and those name it
-    return None if inside == "tlbook/assets.toml" else inside
+    return "/".join(parts)
 
 
 def _digest_as_read(path: Path) -> str:
