@@ -118,6 +118,17 @@ class Book:
         }
 
     @cached_property
+    def terms(self) -> set[str]:
+        """The terms of the glossary, in lower case."""
+        return {
+            term.strip().lower()
+            for path in self.pages
+            for token, line in walk(self.parser, path.read_text("utf-8"))
+            if (found := directive(token, line)) and found.name == "glossary"
+            for term in re.findall(r"^\S.*$", found.body, re.MULTILINE)
+        }
+
+    @cached_property
     def bibliography(self) -> BibliographyData:
         path = self.root / "references.bib"
         return parse_file(path, "bibtex") if path.exists() else BibliographyData()

@@ -1,0 +1,380 @@
+"""The export: MyST chapters as notebooks that Jupyter, GitHub and Colab can read."""
+
+import re
+import shutil
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+
+from tools import export, run_exported
+from tools.source import Book, SourceError
+
+ROOT = Path(__file__).parents[1]
+SAMPLE = ROOT / "tests" / "data" / "book"
+HEADER = (SAMPLE / "chapters" / "02-other.md").read_text("utf-8").split("# 2")[0]
+CHAPTERS = [(Book(root), path) for root in (ROOT, SAMPLE) for path in Book(root).chapters]
+
+
+@pytest.fixture
+def book(tmp_path):
+    shutil.copytree(SAMPLE, tmp_path / "book")
+    return Book(tmp_path / "book")
+
+
+def cells(book: Book, text: str):
+    """The cells that a chapter with this text exports, without the set-up cell."""
+    path = book.root / "chapters" / "03-new.md"
+    path.write_text(HEADER.replace("(other)=\n", "") + text, "utf-8")
+    book = Book(book.root)
+    return nbformat.reads(export.export(book, path), as_version=4).cells[1:]
+
+
+PLAIN = {
+    "note": (":::{note}\nText.\n:::", "> **Note**\n>\n> Text."),
+    "note in backticks": ("```{note}\nText.\n```", "> **Note**\n>\n> Text."),
+    "warning": (":::{warning}\nText.\n:::", "> **Warning**\n>\n> Text."),
+    "title": (":::{admonition} A `title`\nText.\n:::", "> **A `title`**\n>\n> Text."),
+    "nested": (
+        "::::{note}\nOuter.\n\n:::{tip}\nInner.\n:::\n::::",
+        "> **Note**\n>\n> Outer.\n>\n> > **Tip**\n> >\n> > Inner.",
+    ),
+    "folded": (
+        ":::{admonition} More\n:class: dropdown\nText *here*.\n:::",
+        "<details>\n<summary>More</summary>\n\nText *here*.\n\n</details>",
+    ),
+    "dropdown": (
+        ":::{dropdown} A < B\nText.\n:::",
+        "<details>\n<summary>A &lt; B</summary>\n\nText.\n\n</details>",
+    ),
+    "solution": (
+        ":::{admonition} Solution\n:class: dropdown\nText.\n:::",
+        "<details>\n<summary>Solution: try it yourself first</summary>\n\nText.\n\n</details>",
+    ),
+    "in a list": (
+        "- one\n\n  ```{note}\n  Text.\n  ```\n- two",
+        "- one\n\n  > **Note**\n  >\n  > Text.\n\n- two",
+    ),
+    "first in a list": ("- ```{note}\n  Text.\n  ```", "- > **Note**\n  >\n  > Text."),
+    "in a quotation": ("> ```{note}\n> Text.\n> ```", "> > **Note**\n> >\n> > Text."),
+    "between paragraphs": (
+        "one\n:::{note}\nText.\n:::\ntwo",
+        "one\n\n> **Note**\n>\n> Text.\n\ntwo",
+    ),
+    "code in a box": (
+        ":::{note}\n```python\nx = '{eq}`y`'\n\n\nz\n```\n:::",
+        "> **Note**\n>\n> ```python\n> x = '{eq}`y`'\n>\n>\n> z\n> ```",
+    ),
+    "hard break in a box": (":::{note}\none  \ntwo\n:::", "> **Note**\n>\n> one  \n> two"),
+    "grid": (
+        "::::{grid} 2\n\n:::{grid-item-card} Card\nText.\n:::\n::::",
+        "> **Card**\n>\n> Text.",
+    ),
+    "tabs": (
+        "::::{tab-set}\n\n:::{tab-item} A\nOne.\n:::\n:::{tab-item} B\nTwo.\n:::\n::::",
+        "**A**\n\nOne.\n\n**B**\n\nTwo.",
+    ),
+    "figure": (
+        "```{figure} a.png\n:alt: A tree\n\nA {term}`source`.\n```",
+        "![A tree](a.png)\n\nA source.",
+    ),
+    "equation": (
+        "$$\na = b\n$$ (first)\n\nBy {eq}`first`.",
+        "$$\na = b\n\\tag{1}\n$$\n\nBy (1).",
+    ),
+    "second equation": (
+        "$$ a $$ (one)\n\n```{math}\n:label: two\nb\n```\n\n{eq}`two` [](#one)",
+        "$$\na\n\\tag{1}\n$$\n\n$$\nb\n\\tag{2}\n$$\n\n(2) (1)",
+    ),
+    "unlabeled equation": ("$$\na = b\n$$", "$$\na = b\n$$"),
+    "environment": (
+        "\\begin{align*}\na\n\\end{align*}\n\nb",
+        "$$\n\\begin{align*}\na\n\\end{align*}\n$$\n\nb",
+    ),
+    "target": ("(label)=\n## Title\n\n{ref}`label`, [that](#label)", "## Title\n\nTitle, that"),
+    "heading's own anchor": ("## Some title\n\n[up](#some-title)", "## Some title\n\nup"),
+    "other chapter": (
+        "{ref}`other`, {ref}`there <other-methods>`, {doc}`02-other`, [](02-other.md#verdict)",
+        "[2 · Another chapter](02-other.ipynb), [there](02-other.ipynb), "
+        "[2 · Another chapter](02-other.ipynb), [2 · Another chapter](02-other.ipynb)",
+    ),
+    "standing page": (
+        "{ref}`glossary`, [it](../glossary.md), {doc}`/glossary`",
+        "Glossary, it, Glossary",
+    ),
+    "other links": (
+        "[a](https://example.org/x?y=1#z) <https://example.org> [b](../data/x.csv)",
+        "[a](https://example.org/x?y=1#z) <https://example.org> [b](../data/x.csv)",
+    ),
+    "term": ("{term}`source`, {term}`Sources <source>`", "source, Sources"),
+    "small roles": (
+        "{abbr}`TL (transfer learning)` {math}`a_i` H{sub}`2`O {code}`x`",
+        "TL (transfer learning) $a_i$ H<sub>2</sub>O `x`",
+    ),
+    "attributes": ('[迁移]{lang="zh"} and ![a](b.png){width=3}', "迁移 and ![a](b.png)"),
+    "comment": ("one\n\n% not for readers\n\ntwo", "one\n\ntwo"),
+    "code spans": ("`{eq}` and ``{ref}`x` ``, $\\{eq\\}$", "`{eq}` and ``{ref}`x` ``, $\\{eq\\}$"),
+    "fenced example": (
+        "````md\n```{note}\n{cite}`x`\n```\n````",
+        "````md\n```{note}\n{cite}`x`\n```\n````",
+    ),
+    "table": (
+        "| a | b |\n|---|---|\n| `x\\|y` {term}`source` z | {term}`target` |",
+        "| a | b |\n|---|---|\n| `x\\|y` source z | target |",
+    ),
+    "over line ends": (
+        "> see [the\n> other](02-other.md) and {term}`Target\n> here <target>` now",
+        "> see [the\n> other](02-other.ipynb) and Target here now",
+    ),
+    "emphasis": (
+        "**a {term}`source`** and [*b* {term}`c`](#other)",
+        "**a source** and [*b* c](02-other.ipynb)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_myst_becomes_plain_markdown(book, name):
+    myst, plain = PLAIN[name]
+    [cell] = cells(book, myst)
+    assert cell.cell_type == "markdown"
+    assert cell.source == plain
+
+
+def test_citations_are_linked_and_listed(book):
+    text, listed = cells(
+        book, "{cite:t}`pan2010survey`; {cite:p}`wang2020minilm,box1978statistics`"
+    )
+    assert text.source == (
+        "[Pan and Yang (2010)](https://doi.org/10.1109/TKDE.2009.191); "
+        "([Wang et al., 2020](https://arxiv.org/abs/2002.10957); "
+        "[Box, 1978](https://doi.org/10.1000/S0%2878%291))"
+    )
+    heading, _, *items = listed.source.split("\n")
+    assert heading == "## References"
+    assert items[1] == (
+        "- Pan & Yang (2010). *A Survey on Transfer Learning*. IEEE Transactions on Knowledge and "
+        "Data Engineering. <https://doi.org/10.1109/TKDE.2009.191>"
+    )
+    assert [item[:5] for item in items] == ["- Box", "- Pan", "- Wan"]
+
+
+def test_bibliography_is_dropped(book):
+    [cell] = cells(book, "one\n\n```{bibliography}\n:filter: docname in docnames\n```")
+    assert cell.source == "one"
+
+
+def test_computed_values_are_said_by_a_folded_cell(book):
+    text = (
+        "Before.\n\nThe {term}`source` gains {glue:text}`gain:.1f` [points](02-other.md).\n\n"
+        "| a |\n|---|\n| {glue:text}`/chapters/03-new.md::gain:+.2f` |\n\nAfter."
+    )
+    before, said, after = cells(book, text)
+    assert (before.source, after.source) == ("Before.", "After.")
+    assert said.cell_type == "code"
+    assert said.source == (
+        '#@title\nfrom tlbook.claims import say\n\nsay(r"""\n'
+        "The source gains <<gain:.1f>> [points](02-other.ipynb).\n\n"
+        '| a |\n|---|\n| <<gain:+.2f>> |\n""")'
+    )
+    assert said.metadata == {
+        "cellView": "form",
+        "jupyter": {"source_hidden": True},
+        "tags": ["hide-input"],
+    }
+
+
+@pytest.mark.parametrize(
+    "block",
+    ["- one\n- {glue:text}`a`", ":::{note}\n- {glue:text}`a`\n:::", "> {glue:text}`a`"],
+)
+def test_the_whole_block_is_said(book, block):
+    kinds = [cell.cell_type for cell in cells(book, f"before\n\n{block}\n\nafter")]
+    assert kinds == ["markdown", "code", "markdown"]
+
+
+def test_quotes_and_backslashes_survive(book):
+    [said] = cells(book, 'A """ and $\\alpha$: {glue:text}`a` "quoted"')
+    text = said.source.split("say(", 1)[1].rstrip(")").lstrip("r")
+    assert eval("r" + text) == '\nA """ and $\\alpha$: <<a>> "quoted"\n'
+
+
+def test_cells_fold_where_the_book_folds_them(book):
+    plain, folded, solution, magic = cells(
+        book,
+        "```{code-cell} ipython3\nx = 1\n```\n"
+        "```{code-cell} ipython3\n:tags: [hide-input]\nx = 2\n```\n"
+        "```{code-cell} ipython3\n:tags: [hide-cell, solution]\nx = 3\n```\n"
+        "```{code-cell} ipython3\n:tags: [remove-input]\n%%time\nx = 4\n```\n",
+    )
+    assert (plain.source, plain.metadata) == ("x = 1", {})
+    assert folded.source == "#@title\nx = 2"
+    assert solution.source == "#@title Solution: try it yourself first\nx = 3"
+    assert magic.source == "%%time\nx = 4"
+    for cell in (folded, solution, magic):
+        assert cell.metadata.jupyter.source_hidden
+        assert cell.metadata.cellView == "form"
+
+
+def test_caption_of_a_drawn_figure_follows_it(book):
+    text = "```{code-cell}\n---\nmystnb:\n  figure:\n    caption: A {term}`source`\n---\nx\n```"
+    drawing, caption = cells(book, text)
+    assert (drawing.source, caption.source) == ("x", "A source")
+
+
+def test_first_cell_installs_the_package_from_the_configured_repository(book):
+    path = book.chapters[0]
+    setup = nbformat.reads(export.export(book, path), as_version=4).cells[0]
+    assert '%pip install -q "tlbook @ git+https://github.com/sample/book@main"' in setup.source
+    assert setup.metadata.jupyter.source_hidden
+
+
+WRONG = {
+    "{unknown}`x`": "{unknown}",
+    ":::{unknown}\n:::": "{unknown}",
+    "- ```{unknown}\n  ```": "{unknown}",
+    ":::{note}\n:class: tip\n\n{unknown}`x`\n:::": "{unknown}",
+    "{ref}`nowhere`": "'nowhere'",
+    "[x](#nowhere)": "'nowhere'",
+    "[x](nowhere.md)": "'nowhere.md'",
+    "{doc}`nowhere`": "'nowhere'",
+    "{eq}`nothing`": "'nothing'",
+    "{cite:p}`nobody`": "'nobody'",
+    "{glue:text}`/chapters/02-other.md::x`": "another page",
+    "{glue:text}`x` and 1 << 2": "'<<'",
+    "text[^1]\n\n[^1]: note": "footnote",
+    "term\n: definition": "definition list",
+    "{{ word }}": "substitution",
+    "```{code-cell} ipython3\n```\n\n{unknown}`x`": "{unknown}",
+}
+
+
+@pytest.mark.parametrize("text", WRONG)
+def test_what_cannot_be_made_plain_is_an_error_with_its_place(book, text):
+    with pytest.raises(SourceError) as error:
+        cells(book, f"first\n\n{text}")
+    found = re.match(r"chapters/03-new\.md:(\d+): (.*)", str(error.value))
+    assert WRONG[text] in found[2]
+    lines = (book.root / "chapters" / "03-new.md").read_text("utf-8").splitlines()
+    at = next(i for i, line in enumerate(lines, 1) if line == "first") + 2
+    inside = next((i for i, line in enumerate(text.split("\n")) if "{unknown}" in line), 0)
+    assert int(found[1]) == at + inside
+
+
+def test_export_is_stable(book):
+    path = book.chapters[0]
+    first = export.export(book, path)
+    assert first == export.export(Book(book.root), path)
+    assert first.endswith("}\n")
+
+    def ids():
+        exported = nbformat.reads(export.export(Book(book.root), path), as_version=4)
+        return [cell.id for cell in exported.cells]
+
+    before = ids()
+    assert len(set(before)) == len(before)
+    text = path.read_text("utf-8")
+    path.write_text(text.replace("print(gain)", "print(gain, best)"), "utf-8")
+    changed = [(old, new) for old, new in zip(before, ids(), strict=True) if old != new]
+    assert len(changed) == 1
+    path.write_text(text.replace("## The experiment", "```{code-cell}\n1\n```\n"), "utf-8")
+    assert len(set(before) - set(ids())) == 1
+
+
+def test_equal_cells_have_ids_of_their_own(book):
+    first, second = cells(book, "```{code-cell}\n1\n```\n```{code-cell}\n1\n```")
+    assert first.id != second.id
+
+
+@pytest.mark.parametrize(
+    ("book", "path"), CHAPTERS, ids=[book.name(path) for book, path in CHAPTERS]
+)
+def test_chapters_export_without_anything_raw(book, path):
+    notebook = nbformat.reads(export.export(book, path), as_version=4)
+    nbformat.validate(notebook)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            assert cell.outputs == []
+            assert cell.execution_count is None
+        text = cell.source
+        if cell.cell_type == "code":
+            text = text.split("say(", 1)[1] if "import say" in text else ""
+        text = re.sub(r"^( *>? *)(`{3,}).*?^\1\2$", "", text, flags=re.DOTALL | re.MULTILINE)
+        text = re.sub(r"(?<![`}])(`+)(?!`).*?(?<!`)\1(?!`)", "", text)
+        raw = re.search(r":::|\{(cite|eq|ref|glue|term|doc|numref|note)\b|^\(\S+\)=", text, re.M)
+        assert not raw, f"raw {raw[0]!r} in {text}"
+
+
+def test_check_names_what_is_out_of_date(book, monkeypatch, capsys):
+    monkeypatch.chdir(book.root)
+    monkeypatch.setattr(sys, "argv", ["export"])
+    assert export.main() == 0
+    monkeypatch.setattr(sys, "argv", ["export", "--check"])
+    assert export.main() == 0
+    assert export.check(book) == []
+
+    path = book.root / "chapters" / "02-other.md"
+    path.write_text(path.read_text("utf-8") + "\nOne more line.\n", "utf-8")
+    (book.root / "chapters" / "09-gone.ipynb").touch()
+    assert export.main() == 1
+    assert capsys.readouterr().err.splitlines() == [
+        "chapters/02-other.ipynb:1: out of date: run python -m tools.export",
+        "chapters/09-gone.ipynb:1: its chapter is gone: delete it",
+    ]
+
+
+def run(book: Book, path: Path):
+    notebook = nbformat.reads(export.export(book, path), as_version=4)
+    resources = {"metadata": {"path": str(path.parent)}}
+    return NotebookClient(notebook, timeout=60, resources=resources).execute()
+
+
+def test_exported_notebook_says_what_the_book_says(book):
+    executed = run(book, book.chapters[0])
+    shown = [
+        output.data["text/markdown"]
+        for cell in executed.cells
+        for output in cell.get("outputs", [])
+        if "text/markdown" in output.get("data", {})
+    ]
+    assert "The gain is 7.2 points, measured with the *encoder*" in shown[0]
+    assert "| encoder | +7.2 |" in shown[1]
+
+
+@pytest.fixture
+def colab_book(book):
+    """The sample book with the package beside it, as in the repository."""
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, book.root)
+    shutil.copytree(ROOT / "tlbook", book.root / "tlbook")
+    text = (
+        "```{code-cell}\nimport sys, tlbook\nfrom importlib.metadata import version\n"
+        f"assert version('torch') == {version('torch')!r}\n"
+        f"assert version('tensorflow') == {version('tensorflow')!r}\n"
+        f"assert not tlbook.__file__.startswith({str(ROOT)!r}), tlbook.__file__\n```"
+    )
+    cells(book, text)
+    return Book(book.root)
+
+
+@pytest.mark.slow
+def test_set_up_cell_installs_the_package_in_colab(colab_book):
+    path = colab_book.root / "chapters" / "03-new.md"
+    notebook = path.with_suffix(".ipynb")
+    notebook.write_text(export.export(colab_book, path), "utf-8")
+    run_exported.run_in_colab(notebook, colab_book)
+
+
+@pytest.mark.slow
+def test_likeness_of_colab_has_no_package_before_the_set_up_cell(colab_book):
+    path = colab_book.root / "chapters" / "03-new.md"
+    notebook = path.with_suffix(".ipynb")
+    exported = nbformat.reads(export.export(colab_book, path), as_version=4)
+    del exported.cells[0]
+    nbformat.write(exported, notebook)
+    with pytest.raises(CellExecutionError, match="No module named 'tlbook'"):
+        run_exported.run_in_colab(notebook, colab_book)
