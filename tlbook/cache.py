@@ -31,17 +31,22 @@ def digest(*parts: str | bytes | np.ndarray) -> str:
         if isinstance(part, np.ndarray):
             kind = f"{part.dtype}{part.shape}"
             strings = part.dtype == object or part.dtype.kind in "UT"
+            # With its length before each text, since a text may hold any separator
             content = (
-                "\0".join(map(str, part.ravel())).encode()
+                _encode("".join(f"{len(text)}:{text}" for text in map(str, part.ravel())))
                 if strings
                 else np.ascontiguousarray(part).tobytes()
             )
         else:
             kind = type(part).__name__
-            content = part.encode() if isinstance(part, str) else part
+            content = _encode(part) if isinstance(part, str) else part
         total.update(f"{kind}:{len(content)}:".encode())
         total.update(content)
     return total.hexdigest()[:32]
+
+
+def _encode(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")  # half a character is no reason to fail
 
 
 def array(kind: str, key: str, compute: Callable[[], np.ndarray]) -> np.ndarray:

@@ -1,0 +1,212 @@
+"""tlbook.cache: keys that tell contents apart, and arrays that are stored whole or not at all."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from tlbook import cache
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("TLBOOK_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_the_folder_is_the_users_choice_or_the_systems(folder, monkeypatch, tmp_path):
+    assert cache.folder() == folder
+    monkeypatch.setenv("TLBOOK_CACHE", "")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache.folder().name == "tlbook"
+
+
+def test_digest_is_the_same_in_another_process():
+    code = "import numpy as np; from tlbook import cache; print(cache.digest({}))"
+    parts = "'a', b'b', np.arange(3), np.array(['x', 'y'], dtype=object)"
+    runs = [
+        subprocess.run(
+            [sys.executable, "-c", code.format(parts)],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    ]
+    assert runs[0] == runs[1]
+    assert len(runs[0].strip()) == 32
+
+
+def objects(*values):
+    return np.array(values, dtype=object)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (("ab", "c"), ("a", "bc")),
+        (("a", "b"), ("b", "a")),
+        (("a",), ("a", "")),
+        (("a",), (b"a",)),
+        ((np.array([1, 2]),), (np.array([2, 1]),)),
+        ((np.zeros(4),), (np.zeros((2, 2)),)),
+        ((np.zeros(2, "f4"),), (np.zeros(1, "f8"),)),
+        ((np.array([1, 2], "i4"),), (np.array([1, 2], "u4"),)),
+        ((objects("ab", "c"),), (objects("a", "bc"),)),
+        ((objects("a", "b"),), (objects("b", "a"),)),
+        # Texts may hold any character, so none can stand between them
+        ((objects("a\0b", "c"),), (objects("a", "b\0c"),)),
+        ((np.array(["a\0b", "c"]),), (np.array(["a", "b\0c"]),)),
+    ],
+)
+def test_different_parts_have_different_digests(one, other):
+    assert cache.digest(*one) != cache.digest(*other)
+
+
+@pytest.mark.parametrize(
+    "array", [np.arange(12).reshape(3, 4), np.linspace(0, 1, 8), objects("é", "中文", "🔥")]
+)
+def test_digest_is_of_the_content_and_not_of_the_memory(array):
+    assert cache.digest(array) == cache.digest(array.copy())
+    twice = np.repeat(array, 2, axis=0)[::2]  # the same values, not contiguous
+    assert cache.digest(array) == cache.digest(twice)
+
+
+def test_digest_of_text_that_is_no_valid_unicode():
+    assert cache.digest("\ud800") != cache.digest("\ud801")
+    assert cache.digest(objects("\ud800")) != cache.digest(objects("\ud801"))
+
+
+def test_an_array_is_computed_once(folder):
+    calls = []
+
+    def compute():
+        calls.append(1)
+        return np.arange(6, dtype="f4").reshape(2, 3)
+
+    first, second = (cache.array("features", "k", compute) for _ in range(2))
+    assert len(calls) == 1
+    assert second.dtype == np.float32
+    np.testing.assert_array_equal(first, second)
+    cache.array("features", "another", compute)
+    cache.array("images", "k", compute)
+    assert len(calls) == 3
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*.*")}
+    assert files == {"features/k.npy", "features/another.npy", "images/k.npy"}
+
+
+@pytest.mark.parametrize("keep", [0, 40, 150])
+def test_a_damaged_array_is_computed_again(folder, keep):
+    cache.array("features", "k", lambda: np.arange(100))
+    file = folder / "features" / "k.npy"
+    file.write_bytes(file.read_bytes()[:keep])
+    np.testing.assert_array_equal(cache.array("features", "k", lambda: np.ones(3)), np.ones(3))
+    np.testing.assert_array_equal(np.load(file), np.ones(3))
+
+
+def test_no_stored_pickle_is_opened(folder, tmp_path):
+    class Bait:
+        def __reduce__(self):
+            return open, (str(tmp_path / "it ran"), "w")
+
+    (folder / "features").mkdir(parents=True)
+    np.save(folder / "features" / "k.npy", objects(Bait()), allow_pickle=True)
+    assert cache.array("features", "k", lambda: np.ones(1)) == np.ones(1)
+    assert not (tmp_path / "it ran").exists()
+    np.load(folder / "features" / "k.npy", allow_pickle=False)
+
+
+def test_a_failure_leaves_nothing(folder):
+    def compute():
+        raise KeyError("no data")
+
+    with pytest.raises(KeyError):
+        cache.array("features", "k", compute)
+    with pytest.raises(ValueError, match="allow_pickle"):
+        cache.array("features", "k", lambda: objects("only numbers can be stored"))
+    assert not [path for path in folder.rglob("*") if path.is_file()]
+
+
+def test_where_nothing_can_be_stored_the_array_is_returned(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    monkeypatch.setenv("TLBOOK_CACHE", str(tmp_path / "file"))
+    with pytest.warns(UserWarning, match="TLBOOK_CACHE") as caught:
+        result = cache.array("features", "k", lambda: np.ones(2))
+    np.testing.assert_array_equal(result, np.ones(2))
+    assert caught[0].filename == __file__
+
+
+def test_a_full_disk_leaves_nothing_and_the_array_is_returned(folder):
+    code = (
+        "import resource, numpy as np; from tlbook import cache\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))\n"
+        "print(cache.array('features', 'k', lambda: np.ones(100_000)).sum())"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout == "100000.0\n"
+    assert "TLBOOK_CACHE" in run.stderr
+    assert not list((folder / "features").iterdir())
+
+
+WRITER = """
+import sys, numpy as np
+from tlbook import cache
+
+def compute():
+    print("computing", flush=True)
+    sys.stdin.readline()
+    return np.full(5_000_000, float(sys.argv[1]))
+
+cache.array("features", "k", compute)
+"""
+
+
+def writer(value: int) -> subprocess.Popen:
+    """A process that is about to store an array of one value, and waits for a line to do so."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(value)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "computing\n"
+    return process
+
+
+def go(*processes: subprocess.Popen):
+    for process in processes:
+        process.stdin.write("\n")
+        process.stdin.flush()
+
+
+def test_two_processes_at_once_and_a_reader(folder):
+    processes = [writer(value) for value in (1, 2)]
+    go(*processes)
+    file = folder / "features" / "k.npy"
+    while any(process.poll() is None for process in processes):
+        if file.exists():
+            array = np.load(file, mmap_mode="r")
+            assert array.shape == (5_000_000,)
+            assert array[0] == array[-1] != 0, "a file in the making"
+    assert [process.returncode for process in processes] == [0, 0]
+    assert np.load(file)[0] in (1, 2)
+    assert list(file.parent.iterdir()) == [file]
+
+
+def test_a_killed_writer(folder):
+    process = writer(1)
+    go(process)
+    parts = folder / "features"
+    end = time.monotonic() + 30
+    while not any(path.stat().st_size > 0 for path in parts.glob("*.part")):
+        assert time.monotonic() < end and process.poll() is None
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (parts / "k.npy").exists()
+    np.testing.assert_array_equal(cache.array("features", "k", lambda: np.ones(3)), np.ones(3))
+    assert np.load(parts / "k.npy").shape == (3,)
