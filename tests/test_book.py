@@ -1,0 +1,172 @@
+"""The book's own files pass every check, and each check sees the faults it is there for."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tools import check, export
+from tools.source import Book
+
+ROOT = Path(__file__).parents[1]
+# what needs the built book is tested in tests/test_pages.py
+SOURCES = [name for name in check.CHECKS if name != "pages"]
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_book(name):
+    assert check.CHECKS[name](Book(ROOT)) == []
+
+
+@pytest.fixture
+def sample(tmp_path):
+    root = tmp_path / "book"
+    shutil.copytree(ROOT / "tests" / "data" / "book", root)
+    (root / "tlbook").mkdir()
+    shutil.copy(ROOT / "tlbook" / "claims.toml", root / "tlbook")
+    for path in Book(root).chapters:
+        path.with_suffix(".ipynb").write_text(export.export(Book(root), path), "utf-8")
+    return root
+
+
+@pytest.mark.parametrize("name", check.CHECKS)
+def test_sample_passes(sample, name):
+    assert check.CHECKS[name](Book(sample)) == []
+
+
+SAMPLE = "chapters/01-sample.md"
+DRAWING = "    alt: A line that goes up\n"
+#: check -> faults: file, text in it, what it becomes, what the check must say (LINE: the text's)
+FAULTS = {
+    "exports": [
+        (SAMPLE, "Like this.", "Like that.", "chapters/01-sample.ipynb:1: out of date"),
+        (SAMPLE, "Like this.", "{unknown}`x`", "cannot export the role {unknown}"),
+    ],
+    "links": [
+        ("_toc.yml", "02-other", "03-none", "_toc.yml:7: no file chapters/03-none.md"),
+        (SAMPLE, "(02-other.md)", "(03-none.md)", ":LINE: no file '03-none.md'"),
+        (SAMPLE, "02-other.md#verdict", "02-other.md#none", ":LINE: nothing is labeled 'none'"),
+        (SAMPLE, "(#other)", "(#none)", ":LINE: nothing is labeled 'none'"),
+        (SAMPLE, "{ref}`other-methods`", "{ref}`none`", ":LINE: nothing is labeled 'none'"),
+        (SAMPLE, "<idea>", "<none>", ":LINE: nothing is labeled 'none'"),
+        (SAMPLE, "of {eq}`loss`", "of {eq}`none`", ":LINE: no equation is labeled 'none'"),
+        (SAMPLE, "{doc}`02-other`", "{doc}`none`", ":LINE: no file 'none.md'"),
+        (SAMPLE, "A note with {term}`source`", "{term}`none`", "no term 'none'"),
+        (SAMPLE, "../logo.svg", "../none.svg", "no file '../none.svg'"),
+    ],
+    "ids": [
+        (SAMPLE, "Claims C2", "Claims C25", ":LINE: the documents have no 'C25'"),  # no id
+        (SAMPLE, "print(gain)", 'finding("C02", x)', "no 'C02'"),  # no id
+        (SAMPLE, "print(gain)", 'finding(x, claim="c2")', "the documents have no 'c2'"),
+    ],
+    "shape": [
+        (SAMPLE, "## Pitfalls", "### Pitfalls", ":1: no section 'Pitfalls'"),
+        (SAMPLE, "## Further reading", "", ":1: no section 'Further reading'"),
+        (SAMPLE, "  format_name: myst\n", "", ":1: no jupytext header"),
+        ("chapters/02-other.md", "kernelspec:", "kernel:", ":1: no jupytext header"),
+        (SAMPLE, "# 1 · A", "## 1 · A", "the first heading is not the chapter's title"),
+        (SAMPLE, "## Verdict", "# Verdict", "a second title"),
+    ],
+    "alternatives": [
+        (SAMPLE, ":alt: A tree in a square\n", "", ": a figure without :alt:"),
+        (SAMPLE, "None.", "![](../logo.svg)", "an image without alt text"),
+        (SAMPLE, DRAWING, "    width: 1\n", ": a cell that draws without alt text"),
+        (SAMPLE, "print(gain)", "from tlbook import plots as p\np.effects(x)", "a cell that draws"),
+        (
+            SAMPLE,
+            "print(gain)",
+            "from tlbook.plots import heatmap\nheatmap(x)",
+            "a cell that draws",
+        ),
+    ],
+    "numbers": [
+        (SAMPLE, "no value.", "12.5 of them.", ":LINE: the number '12.5' is typed"),
+        (SAMPLE, "Item without", "Item with 9 %", ":LINE: the number '9' is typed"),
+        (SAMPLE, "Folded *text*", "Gains 3 points", "the number '3' is typed"),
+        (SAMPLE, "% typed: the year", "% the year", "the number '12.5' is typed"),
+        (SAMPLE, "| arm | gain |", "| arm | 0.25 |", "the number '0.25' is typed"),
+    ],
+    "values": [
+        (SAMPLE, "gain:.0f", "loss:.0f", "no cell records 'loss'"),
+        (SAMPLE, "gain:.2f", "loss:.2f", ":LINE: no cell records 'loss'"),
+        (
+            SAMPLE,
+            "Every construct",
+            "{glue:text}`gain:.1f`",
+            ":16: 'gain' is recorded further down",
+        ),
+    ],
+    "references": [
+        (SAMPLE, "`pan2010survey` say", "`none` say", ":LINE: references.bib has no 'none'"),
+        (
+            "references.bib",
+            "  url = {https://arxiv.org/abs/2002.10957}\n",
+            "",
+            ":9: 'wang2020minilm'",
+        ),
+    ],
+    "repository": [
+        ("intro.md", "Begin", "https://github.com/sample/book", "intro.md:3: the repository's"),
+    ],
+}
+
+
+def fault(root: Path, name: str, old: str, new: str) -> int:
+    """Break a file; returns the line where."""
+    text = (root / name).read_text("utf-8")
+    assert old in text, f"the sample has no {old!r} to break"
+    (root / name).write_text(text.replace(old, new, 1), "utf-8")
+    return text[: text.index(old)].count("\n") + 1
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "old", "new", "said"),
+    [(name, *fault) for name, faults in FAULTS.items() for fault in faults],
+)
+def test_fault_is_seen(sample, name, file, old, new, said):
+    line = fault(sample, file, old, new)
+    problems = check.CHECKS[name](Book(sample))
+    said = said.replace("LINE", str(line))
+    assert any(said in problem for problem in problems), problems
+    assert all(problem.split(":")[1].isdigit() for problem in problems)
+
+
+def test_every_check_has_a_fault():
+    assert FAULTS.keys() | {"record", "pages"} == check.CHECKS.keys()
+
+
+def test_uncited_reference_is_seen(sample):
+    fault(sample, "references.md", ":all:\n", ":cited:\n")
+    fault(sample, SAMPLE, ", box1978statistics", "")
+    fault(sample, SAMPLE, "{cite:t}`box1978statistics`", "Box")
+    problems = check.references(Book(sample))
+    assert problems == ["references.bib:17: 'box1978statistics' is neither cited nor listed"]
+
+
+def test_unknown_id_in_tests_and_ledger_is_seen(sample):
+    (sample / "tests").mkdir()
+    (sample / "results").mkdir()
+    unknown = "C" + "99"
+    (sample / "tests" / "test_x.py").write_text(f'x = "{unknown}"\ny = "{unknown}"  # no id\n')
+    (sample / "results" / "claims.json").write_text(f'{{\n "{unknown}": {{"findings": []}}\n}}\n')
+    assert [problem.split(": ")[0] for problem in check.ids(Book(sample))] == [
+        "tests/test_x.py:1",
+        "results/claims.json:2",
+    ]
+    assert len(check.record(Book(sample))) == 1
+
+
+def test_broken_link_in_the_readme_is_seen(sample):
+    (sample / "README.md").write_text("[here](intro.md) and\n[there](none.md#x)\n")
+    assert check.links(Book(sample)) == ["README.md:2: no file 'none.md'"]
+
+
+def test_command_lists_problems_and_fails(sample, monkeypatch, capsys):
+    monkeypatch.chdir(sample)
+    assert check.main() == 0
+    assert capsys.readouterr().out == "0 problems in 11 checks (no built pages to check)\n"
+    fault(sample, SAMPLE, "## Pitfalls", "## Others")
+    assert check.main() == 1
+    *problems, summary = capsys.readouterr().out.splitlines()
+    assert "chapters/01-sample.md:1: no section 'Pitfalls'" in problems
+    assert summary.startswith("2 problems")
