@@ -19,6 +19,7 @@ GOOD = """\
 <script>const home = "https://example.org/";</script>
 </head>
 <body>
+<div class="onlyprint"><h1>Title</h1></div>
 <h1>Title</h1>
 <img src="_images/a.svg" alt="A line that goes up">
 <svg aria-hidden="true"><path d=""/></svg>
@@ -68,16 +69,16 @@ def test_without_a_built_book_there_is_nothing_to_check(sample):
 
 FAULTS = [
     ('lang="en"', "", ":1: the page does not say its language"),
-    ("<h1>Title</h1>", "<h2>Title</h2>", ":1: 0 top headings"),
-    ("<h1>Title</h1>", "<h1>Title</h1><h1>Again</h1>", ":1: 2 top headings"),
-    ('alt="A line that goes up"', "", ":11: no alt text: _images/a.svg"),
-    ('alt="A line that goes up"', 'alt=" "', ":11: no alt text"),
-    ('alt="A line that goes up"', 'alt="_images/a.svg"', ":11: no alt text"),
-    ("<title>A tree</title>", "", ":13: a drawing without aria-label"),
-    (' aria-hidden="true"', "", ":12: a drawing without aria-label"),
+    ("\n<h1>Title</h1>", "<h2>Title</h2>", ":1: 0 top headings"),
+    ("\n<h1>Title</h1>", "<h1>Title</h1><h1>Again</h1>", ":1: 2 top headings"),
+    ('alt="A line that goes up"', "", ":12: no alt text: _images/a.svg"),
+    ('alt="A line that goes up"', 'alt=" "', ":12: no alt text"),
+    ('alt="A line that goes up"', 'alt="_images/a.svg"', ":12: no alt text"),
+    ("<title>A tree</title>", "", ":14: a drawing without aria-label"),
+    (' aria-hidden="true"', "", ":13: a drawing without aria-label"),
     ("_static/page.js", "https://cdn.example/x.js", ":6: fetches https://cdn.example/x.js"),
     ("_static/page.css", "//cdn.example/x.css", ":5: fetches //cdn.example/x.css"),
-    ("_images/a.svg", "https://example.org/a.svg", ":11: fetches https://example.org/a.svg"),
+    ("_images/a.svg", "https://example.org/a.svg", ":12: fetches https://example.org/a.svg"),
     (
         '"https://example.org/"',
         '"https://cdn.example/x.mjs"',

@@ -57,7 +57,7 @@ ADMONITIONS = {
     "warning": "Warning",
 }
 TITLED = {"admonition", "card", "grid-item-card", "sidebar", "topic"}
-PLAIN = {"container", "div", "grid", "grid-item", "tab-set"}
+PLAIN = {"card-footer", "card-header", "container", "div", "grid", "grid-item", "tab-set"}
 DROPPED = {"bibliography", "contents", "tableofcontents", "toctree"}
 UNSUPPORTED = {
     "dl_open": "a definition list (Jupyter shows it raw): write a list or a table",
@@ -233,10 +233,7 @@ class Exporter:
 
         title = "" if name in ADMONITIONS or name in PLAIN else found.title
         title = self.markdown(title, found.line) or ADMONITIONS.get(name, "")
-        body = found.body
-        if "card" in name:  # lines between its header, body and footer
-            body = re.sub(r"^(\^{3,}|\+{3,})$", "", body, flags=re.MULTILINE)
-        body = self.markdown(body, found.body_line)
+        body = self.markdown(found.body, found.body_line)
         if name in ADMONITIONS and found.title:  # the first line may begin the text
             body = f"{self.markdown(found.title, found.line)}\n{body}".rstrip()
         if name in PLAIN:
