@@ -687,12 +687,13 @@ def test_a_cache_folder_that_cannot_be_written(index, monkeypatch, tmp_path):
     refused(asset_of(content), "Cannot store", "TLBOOK_CACHE", str(tmp_path / "file"))
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_cache_folder_that_is_read_only(index, cache):
     content = wheel()
     index.files = {WHEEL: content}
     cache.mkdir()
     cache.chmod(0o555)
+    if os.access(cache, os.W_OK):
+        pytest.skip("root may write everywhere")
     refused(asset_of(content), "Cannot store", "TLBOOK_CACHE")
 
 

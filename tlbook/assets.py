@@ -100,7 +100,7 @@ def find(name: str, assets: dict[str, Asset] | None = None) -> Asset:
     """The asset of this name; :class:`AssetError` with the nearest names if there is none."""
     assets = table() if assets is None else assets
     if name not in assets:
-        near = difflib.get_close_matches(name, assets, n=3, cutoff=0.4) or sorted(assets)
+        near = difflib.get_close_matches(name, assets, n=3) or sorted(assets)
         raise AssetError(f"There is no asset {name!r}. Did you mean {' or '.join(near)}?")
     return assets[name]
 
