@@ -145,6 +145,10 @@ def test_myst_becomes_plain_markdown(book, name):
     assert cell.source == plain
 
 
+def test_equations_count_from_one_in_the_book_too():
+    assert Book(ROOT).config["sphinx"]["config"]["math_numfig"] is False
+
+
 def test_citations_are_linked_and_listed(book):
     text, listed = cells(
         book, "{cite:t}`pan2010survey`; {cite:p}`wang2020minilm,box1978statistics`"
