@@ -66,6 +66,7 @@ FAULTS = {
         ("chapters/02-other.md", "kernelspec:", "kernel:", ":1: no jupytext header"),
         (SAMPLE, "# 1 · A", "## 1 · A", "the first heading is not the chapter's title"),
         (SAMPLE, "## Verdict", "# Verdict", "a second title"),
+        (SAMPLE, ":tags: [hide-input]", ":tags: [x]\n---\nmystnb: {}\n---", "not Python"),
     ],
     "alternatives": [
         (SAMPLE, ":alt: A tree in a square\n", "", ": a figure without :alt:"),

@@ -146,7 +146,7 @@ ID = r"\b[SCFLD]\d+\b"
 
 
 def shape(book: Book) -> list[str]:
-    """Every chapter has the header of a text notebook and the sections of a chapter."""
+    """Every chapter has the header of a text notebook, cells of Python, and its sections."""
     problems = []
     for path in book.chapters:
         name, text = book.name(path), path.read_text("utf-8")
@@ -170,6 +170,11 @@ def shape(book: Book) -> list[str]:
             for section in SECTIONS
             if not any(section.lower() in words for words in sections)
         ]
+    problems += [
+        f"{book.name(path)}:{found.body_line}: not Python: are its options in one block?"
+        for path, found in cells(book)
+        if parse_cell(found.body) is None
+    ]
     return problems
 
 
@@ -187,7 +192,7 @@ def alternatives(book: Book) -> list[str]:
     drawing: dict[Path, set[str]] = {}
     for path, found in cells(book):
         names = drawing.setdefault(path, set())
-        tree = parse_cell(found.body)
+        tree = parse_cell(found.body) or ast.Module([], [])
         names |= drawing_names(tree)
         alt = found.options.get("mystnb", {}).get("image", {}).get("alt")
         hidden = {"remove-output", "remove-cell"} & set(found.options.get("tags", []))
@@ -268,7 +273,7 @@ def values(book: Book) -> list[str]:
     """Every value that prose shows was recorded by a cell above it."""
     recorded: dict[Path, dict[str, int]] = {path: {} for path in book.chapters}
     for path, found in cells(book):
-        for node in ast.walk(parse_cell(found.body)):
+        for node in ast.walk(parse_cell(found.body) or ast.Module([], [])):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "record":
                 for keyword in node.keywords:  # None: record(**numbers) may hold any name
                     recorded[path].setdefault(keyword.arg or "**", found.body_line)
@@ -440,12 +445,14 @@ def cells(book: Book) -> Iterator[tuple[Path, Directive]]:
                 yield path, found
 
 
-def parse_cell(source: str) -> ast.Module:
-    """A cell's syntax tree; lines for IPython (%magic, !command) do not count."""
+def parse_cell(source: str) -> ast.Module | None:
+    """A cell's syntax tree without lines for IPython (%magic, !command); None: no Python."""
+    if source.startswith("%%"):
+        return ast.Module([], [])
     try:
         return ast.parse(re.sub(r"^(\s*)[%!].*$", r"\1pass", source, flags=re.MULTILINE))
     except SyntaxError:
-        return ast.Module([], [])
+        return None
 
 
 def line_of(path: Path, text: str) -> int:
