@@ -106,7 +106,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return self.send_error(401)
         name = self.path.rpartition("/")[2]
         if self.path == "/simple/tiny-asset/" and index.files:
-            links = "".join(f'<a href="/files/{name}">{name}</a>' for name in index.files)
+            host = f"http://127.0.0.1:{index.server_port}"  # and no password in it
+            links = "".join(f'<a href="{host}/files/{name}">{name}</a>' for name in index.files)
             self.reply(links.encode(), "text/html")
         elif name not in index.files or not self.path.startswith("/files/"):
             self.send_error(404)
