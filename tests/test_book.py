@@ -62,7 +62,7 @@ FAULTS = {
     "shape": [
         (SAMPLE, "## Pitfalls", "### Pitfalls", ":1: no section 'Pitfalls'"),
         (SAMPLE, "## Further reading", "", ":1: no section 'Further reading'"),
-        (SAMPLE, "  format_name: myst\n", "", ":1: no jupytext header"),
+        (SAMPLE, "    format_name: myst\n", "", ":1: no jupytext header"),
         ("chapters/02-other.md", "kernelspec:", "kernel:", ":1: no jupytext header"),
         (SAMPLE, "# 1 · A", "## 1 · A", "the first heading is not the chapter's title"),
         (SAMPLE, "## Verdict", "# Verdict", "a second title"),

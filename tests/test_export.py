@@ -126,6 +126,10 @@ PLAIN = {
         "| a | b |\n|---|---|\n| `x\\|y` {term}`source` z | {term}`target` |",
         "| a | b |\n|---|---|\n| `x\\|y` source z | target |",
     ),
+    "equal cells": (
+        "| a | b |\n|---|---|\n| {term}`source` | {term}`source` |",
+        "| a | b |\n|---|---|\n| source | source |",
+    ),
     "over line ends": (
         "> see [the\n> other](02-other.md) and {term}`Target\n> here <target>` now",
         "> see [the\n> other](02-other.ipynb) and Target here now",
