@@ -95,6 +95,11 @@ PLAIN = {
         "\\begin{align*}\na\n\\end{align*}\n\nb",
         "$$\n\\begin{align*}\na\n\\end{align*}\n$$\n\nb",
     ),
+    "environment counts": (
+        "\\begin{align}\na\n\\end{align}\n\n$$\nb\n$$ (second)",
+        "$$\n\\begin{align}\na\n\\end{align}\n$$\n\n$$\nb\n\\tag{2}\n$$",
+    ),
+    "equal headings": ("## One\n\n## One\n\n[up](#one-1)", "## One\n\n## One\n\nup"),
     "target": ("(label)=\n## Title\n\n{ref}`label`, [that](#label)", "## Title\n\nTitle, that"),
     "heading's own anchor": ("## Some title\n\n[up](#some-title)", "## Some title\n\nup"),
     "other chapter": (
