@@ -148,6 +148,37 @@ def test_only_what_a_change_concerns_is_stale(tmp_path, monkeypatch):
     assert reasons(root) == fresh | {"a": "new code"}
 
 
+def test_a_file_edited_during_a_run_makes_it_stale_but_its_own_output_does_not(tmp_path):
+    root = write(
+        tmp_path,
+        a=chapter("A", "from tlbook import one\nimport os\nos.utime('../tlbook/one.py')"),
+        b=chapter("B", "open('../out.txt', 'w').write('x')", "open('../out.txt').read()"),
+    )
+    (root / "tlbook" / "one.py").touch()
+    time.sleep(0.05)
+    book = Book(root)
+    assert book.run(book.chapters, jobs=2) == []
+    assert reasons(root) == {"a": "tlbook/one.py changed", "b": None}
+
+
+def test_without_a_network_the_missing_asset_is_named_before_any_chapter_runs(
+    tmp_path, monkeypatch
+):
+    root = write(tmp_path, a=chapter("A", "1"))
+    costs = {"a": dict.fromkeys(("cpu_seconds", "wall_seconds", "peak_mb"), 1)}
+    costs["a"]["assets"] = ["emoji-labels"]
+    (root / "results").mkdir()
+    (root / "results" / "chapters.json").write_text(json.dumps(costs))
+    monkeypatch.setenv("TLBOOK_CACHE", str(tmp_path / "empty"))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    status, output = build(root)
+    assert status == 1
+    assert "emoji-labels" in output
+    assert "Traceback" not in output
+    assert "started" not in output
+
+
 def test_a_failing_chapter_is_named_and_the_others_are_kept(tmp_path):
     root = write(
         tmp_path,

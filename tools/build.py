@@ -28,6 +28,7 @@ from myst_parser.config.main import MdParserConfig
 from nbformat import NotebookNode
 from sphinx_external_toc.parsing import parse_toc_yaml
 
+from tlbook import assets
 from tools import ledger
 from tools.run import Chapter, ChapterError, cores, run_all
 from tools.watch import digest, python_version
@@ -92,6 +93,8 @@ class Book:
 
     def run(self, chapters: list[Chapter], jobs: int) -> list[ChapterError]:
         """Run chapters, keep what ended well; the errors of the others."""
+        if not chapters:
+            return []
         for chapter in chapters:
             self.report_file(chapter).unlink(missing_ok=True)  # stale until it has ended well
         timeout = self.config["nb_execution_timeout"]
@@ -136,13 +139,10 @@ def changed(report: dict, root: Path) -> str | None:
     for package, was in report["versions"].items():
         if (now := _version(package)) != was:
             return f"{package} was {was}, now {now}"
-    if report["assets"]:
-        from tlbook import assets
-
-        table = assets.table()
-        for name, was in report["assets"].items():
-            if name not in table or table[name].sha256 != was:
-                return f"asset {name} changed"
+    table = assets.table()
+    for name, was in report["assets"].items():
+        if name not in table or table[name].sha256 != was:
+            return f"asset {name} changed"
     return None
 
 
@@ -159,41 +159,47 @@ def build(root: Path, *, jobs: int, only: str | None, force: bool, run_only: boo
     """Run what is stale and write the HTML; the exit status."""
     book = Book(root)
     reasons = {c.name: "forced" if force else book.stale(c) for c in book.chapters}
-    stale = [c for c in book.chapters if reasons[c.name] and only in (None, c.name)]
     if only and only not in reasons:
         print(f"No chapter {only!r}. There are: {', '.join(reasons)}.", file=sys.stderr)
         return 2
+    stale = [c for c in book.chapters if reasons[c.name] and only in (None, c.name)]
     if stale:
         print(f"{len(stale)} of {len(book.chapters)} chapters to run:")
         for chapter in stale:
-            print(f"  {chapter.name} ({reasons[chapter.name]})")
+            print(f"  {chapter.name} ({reasons[chapter.name]})", flush=True)
+    try:
         fetch_assets(book, stale)
-        errors = book.run(stale, jobs)
-        show_costs(book, ran={chapter.name for chapter in stale})
-        for error in errors:
-            print(f"\n{'-' * 80}\n{error}", file=sys.stderr)
-        if errors:
-            print(f"\n{len(errors)} of {len(stale)} chapters failed.", file=sys.stderr)
-            return 1
-    else:
-        show_costs(book, ran=set())
+    except assets.AssetError as error:
+        print(error, file=sys.stderr)
+        return 1
+    errors = book.run(stale, jobs)
+    show_costs(book, ran={chapter.name for chapter in stale})
+    for error in errors:
+        print(f"\n{'-' * 80}\n{error}", file=sys.stderr)
+    if errors:
+        print(f"\n{len(errors)} of {len(stale)} chapters failed.", file=sys.stderr)
+        return 1
     if run_only:
         return 0
-    if waiting := [c.name for c in book.chapters if book.stale(c)]:
-        print(f"No pages written: {', '.join(waiting)} must run first.")
-        return 0
+    if still := [chapter.name for chapter in book.chapters if book.stale(chapter)]:
+        print(f"No pages written: {', '.join(still)} must run first.")
+        return 0 if only else 1
     ledger.collect({chapter.name: book.executed(chapter) for chapter in book.chapters})
     return write_pages(book)
 
 
 def fetch_assets(book: Book, chapters: list[Chapter]) -> None:
-    """Fetch ahead what the chapters used when they were last measured."""
-    from tlbook import assets
+    """Fetch ahead what the chapters used when they were last measured.
 
-    known = assets.table()
-    for name in sorted({n for c in chapters for n in book.costs.get(c.name, {}).get("assets", [])}):
-        if name in known:
-            assets.path(name)
+    Raises
+    ------
+    AssetError : an asset is missing and cannot be fetched
+    """
+    used = {name for c in chapters for name in book.costs.get(c.name, {}).get("assets", [])}
+    for name, asset in assets.table().items():
+        if name in used and not assets.folder(asset).is_dir():
+            print(f"Fetching the asset {asset}", flush=True)
+            assets.fetch(asset)
 
 
 def show_costs(book: Book, ran: set[str]) -> None:
