@@ -16,7 +16,7 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError
 from nbformat import NotebookNode
 
 #: Seconds between two lines that say what is running.
-HEARTBEAT = 10
+HEARTBEAT = 15
 #: Megabytes that a chapter is expected to need before it was ever measured.
 UNKNOWN_PEAK = 3000
 #: The share of the available memory that running chapters may be expected to fill.
