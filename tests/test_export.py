@@ -127,6 +127,10 @@ PLAIN = {
         "````md\n```{note}\n{cite}`x`\n```\n````",
         "````md\n```{note}\n{cite}`x`\n```\n````",
     ),
+    "code block": (
+        "````{code-block} md\n```{note}\n```\n````\n\n```{code} python\nx\n```",
+        "````md\n```{note}\n```\n````\n\n```python\nx\n```",
+    ),
     "table": (
         "| a | b |\n|---|---|\n| `x\\|y` {term}`source` z | {term}`target` |",
         "| a | b |\n|---|---|\n| `x\\|y` source z | target |",
@@ -260,6 +264,7 @@ WRONG = {
     "{glue:text}`/chapters/02-other.md::x`": "another page",
     "{glue:text}`x` and 1 << 2": "'<<'",
     "text[^1]\n\n[^1]: note": "footnote",
+    "[^1]: note": "footnote",
     "term\n: definition": "definition list",
     "{{ word }}": "substitution",
     "```{code-cell} ipython3\n```\n\n{unknown}`x`": "{unknown}",

@@ -62,6 +62,7 @@ DROPPED = {"bibliography", "contents", "tableofcontents", "toctree"}
 UNSUPPORTED = {
     "dl_open": "a definition list (Jupyter shows it raw): write a list or a table",
     "footnote_ref": "a footnote (Jupyter shows it raw): write it into the text",
+    "footnote_reference_open": "a footnote (Jupyter shows it raw): write it into the text",
     "substitution_block": "a substitution: write its text",
     "substitution_inline": "a substitution: write its text",
 }
@@ -220,7 +221,8 @@ class Exporter:
             tex = f"{found.title}\n{found.body}".strip()
             return self.equation(tex, options.get("label", ""))
         if name in ("code", "code-block"):
-            return f"```{found.title}\n{found.body}\n```"
+            fence = "````" if "```" in found.body else "```"
+            return f"{fence}{found.title}\n{found.body}\n{fence}"
         if name == "glue:figure":
             caption = self.markdown(found.body, found.body_line)
             return f"(figure above) {caption}".rstrip()
