@@ -45,8 +45,7 @@ lock: $(READY) ## write constraints.txt from pyproject.toml (UPGRADE=1: newest v
 assets: $(READY) ## fetch every asset, to work without a network
 	@$(PY) -m tlbook assets fetch --all
 
-linkcheck: $(READY) ## check the links that lead out of the book
-	@$(PY) -m tools.build --run-only
+linkcheck: book ## check the links that lead out of the book
 	@.venv/bin/jupyter-book build . --builder linkcheck
 
 clean: ## remove what was built (not .venv, not the fetched assets)

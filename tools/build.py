@@ -30,7 +30,7 @@ from sphinx_external_toc.parsing import parse_toc_yaml
 
 from tlbook import assets
 from tools import ledger
-from tools.run import Chapter, ChapterError, cores, run_all
+from tools.run import Chapter, ChapterError, cores, plain, run_all
 from tools.watch import digest, python_version
 
 COSTS = ("cpu_seconds", "wall_seconds", "peak_mb")
@@ -236,7 +236,7 @@ def write_pages(book: Book) -> int:
         check=False,
     )
     if sphinx.returncode:
-        print(sphinx.stdout, file=sys.stderr)
+        print(plain(sphinx.stdout), file=sys.stderr)
         print("The pages have errors (warnings count as errors).", file=sys.stderr)
         return 1
     unfinished.unlink()

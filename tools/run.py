@@ -193,8 +193,12 @@ def _ask(client: NotebookClient, call: str) -> str:
 
 
 def _where(chapter: Chapter, what: str) -> str:
-    """What happened, below a line that says in which cell; without colors."""
+    """What happened, below a line that says in which cell."""
     lines = chapter.notebook.metadata.get("source_map", [])
     place = f", line {lines[chapter.position] + 1}" if 0 <= chapter.position < len(lines) else ""
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", what)
-    return f"{chapter.name}, {chapter.cell} ({chapter.path.name}{place})\n{plain.strip()}"
+    return f"{chapter.name}, {chapter.cell} ({chapter.path.name}{place})\n{plain(what).strip()}"
+
+
+def plain(text: str) -> str:
+    """The text without the codes that color it in a terminal."""
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
