@@ -251,15 +251,14 @@ def emoji(style: str = "twemoji", *, size: int = 72) -> Dataset:
     table = _emoji_table()
     drawings = {name: _drawings(name) for name in _STYLES}
     table = table[[all(code in files for files in drawings.values()) for code in table["bare"]]]
-    rgba = {
-        name: _rasterized(name, [files[code] for code in table["bare"]], size)
-        for name, files in drawings.items()
-    }
-    # a few flags are drawn alike: a copy in either style goes from both, so that rows still match
+    files = {name: [found[code] for code in table["bare"]] for name, found in drawings.items()}
+    # Some variants and flags are drawn alike. A copy in either style goes from both, so that rows
+    # match; copies are looked for at one size, so that every size has the same rows.
     keep = np.ones(len(table), dtype=bool)
-    for images in rgba.values():
-        keep &= ~pd.Series([_key(image) for image in images]).duplicated().to_numpy()
-    table, rgba = table[keep], rgba[style][keep]
+    for name in _STYLES:
+        drawn = pd.Series([_key(image) for image in _rasterized(name, files[name], 72)])
+        keep &= ~drawn.duplicated().to_numpy()
+    table, rgba = table[keep], _rasterized(style, files[style], size)[keep]
     alpha = rgba[..., 3]
     opacity = alpha[..., None] / np.float32(255)
     classes = tuple(sorted(table["category"].unique()))

@@ -1,0 +1,128 @@
+"""Recorded numbers, findings, and the ledger they fill."""
+
+import json
+
+import pytest
+from nbformat import v4
+
+from tlbook import claims
+from tlbook.experiment import Effect
+from tools import ledger
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """What was displayed, as mime bundles."""
+    bundles = []
+
+    def display(content, raw=False):
+        bundles.append(content if raw else {"text/markdown": content.data})
+
+    monkeypatch.setattr(claims, "display", display)
+    monkeypatch.setattr(claims, "recorded", {})
+    return bundles
+
+
+def test_say_shows_recorded_numbers(shown):
+    claims.record(gain=12.345, setting="at five")
+    claims.say("A gain of <<gain:.1f>> points <<setting:s>>, $a < b$ and {braces} untouched.")
+    assert shown[-1]["text/markdown"] == (
+        "A gain of 12.3 points at five, $a < b$ and {braces} untouched."
+    )
+
+
+def test_say_names_what_is_missing(shown):
+    with pytest.raises(KeyError, match="'gain' is not recorded yet"):
+        claims.say("<<gain:.1f>>")
+
+
+@pytest.mark.parametrize(
+    ("effect", "verdict"),
+    [
+        (Effect(0.1, 0.05, 0.15, 5), "supported"),
+        (Effect(-0.1, -0.15, -0.05, 5), "refuted"),
+        (Effect(0.1, -0.05, 0.25, 5), "not shown"),
+    ],
+)
+def test_verdict_follows_the_interval(effect, verdict):
+    assert claims.verdict(effect) == verdict
+
+
+def test_a_claim_that_nobody_made_is_refused(shown):
+    with pytest.raises(KeyError, match="no claim 'C99'"):  # no id
+        claims.finding("C99", Effect(0, 0, 0, 5), setting="anywhere")  # no id
+
+
+def test_every_claim_has_a_text_and_a_place():
+    table = claims.table()
+    assert list(table["claims"]) == [f"C{number}" for number in range(1, 25)]
+    assert all(claim["text"] and claim["where"] for claim in table["claims"].values())
+
+
+def chapter(shown, *findings):
+    """An executed chapter with these findings: (claim, value, half width, setting)."""
+    start = len(shown)
+    for claim, value, half, setting in findings:
+        claims.finding(claim, Effect(value, value - half, value + half, 5), setting=setting)
+    outputs = [v4.new_output("display_data", data=bundle) for bundle in shown[start:]]
+    return v4.new_notebook(cells=[v4.new_code_cell("...", outputs=outputs)])
+
+
+@pytest.fixture
+def measured(shown, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def measure(*findings):
+        ledger.collect({"01-a": chapter(shown, *findings)})
+        return ledger.check()
+
+    return measure
+
+
+def test_what_was_accepted_passes(measured):
+    assert len(measured(("C2", 0.2, 0.1, "here"))) == 1  # measured, but not on record
+    ledger.accept()
+    assert measured(("C2", 0.25, 0.1, "here")) == []
+
+
+@pytest.mark.parametrize(
+    ("again", "problem"),
+    [
+        (("C2", 0.02, 0.1, "here"), "the verdict was 'supported' and is now 'not shown'"),
+        (("C2", -0.2, 0.1, "here"), "is now 'refuted'"),
+        (("C2", 0.35, 0.1, "here"), "left its interval"),
+        (("C2", 0.2, 0.1, "there"), "on record, but no chapter measures it"),
+        (("C7", 0.2, 0.1, "here"), "measured, but not on record"),
+    ],
+)
+def test_what_changed_is_named(measured, again, problem):
+    measured(("C2", 0.2, 0.1, "here"))
+    ledger.accept()
+    assert any(problem in line for line in measured(again))
+
+
+def test_the_ledger_gathers_settings_into_one_verdict(measured):
+    measured(("C2", 0.2, 0.1, "here"), ("C2", -0.2, 0.1, "there"), ("C3", -0.2, 0.1, "here"))
+    rows = json.loads(ledger.MEASURED.read_text())
+    assert rows["C2"]["verdict"] == "supported only when: here"
+    assert rows["C3"]["verdict"] == "refuted"
+    assert rows["C2"]["findings"][0] == {
+        "chapter": "01-a",
+        "setting": "here",
+        "effect": 0.2,
+        "interval": [0.1, 0.3],
+        "level": 0.95,
+        "seeds": 5,
+        "verdict": "supported",
+    }
+
+
+def test_two_findings_in_one_setting_are_refused(measured):
+    with pytest.raises(ValueError, match="two findings in 'here'"):
+        measured(("C2", 0.2, 0.1, "here"), ("C2", 0.3, 0.1, "here"))
+
+
+def test_nothing_to_accept(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="build the book first"):
+        ledger.accept()

@@ -1,0 +1,202 @@
+"""Paired comparisons and their intervals."""
+
+import numpy as np
+import pytest
+from scipy.stats import norm
+from sklearn.metrics import balanced_accuracy_score
+
+from tlbook import data
+from tlbook.experiment import Effect, balanced_accuracy, compare
+
+
+def runs(rng, seeds: int, n: int, skills=(1.0, 0.8)):
+    """Labels and the predictions of two arms; skill varies by seed, difficulty by example."""
+    y = rng.integers(0, 2, n)
+    difficulty = rng.normal(size=n)
+    arms = []
+    for skill in skills:
+        by_seed = skill + rng.normal(0, 0.15, seeds)
+        right = rng.random((seeds, n)) < norm.cdf(by_seed[:, None] + difficulty)
+        arms.append(np.where(right, y, 1 - y))
+    return y, arms
+
+
+def test_score_equals_scikit_learns():
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 4, 200)
+    predictions = np.where(rng.random((3, 200)) < 0.6, y, rng.integers(0, 4, (3, 200)))
+    expected = np.mean([balanced_accuracy_score(y, row) for row in predictions])
+    assert balanced_accuracy(y, predictions).value == pytest.approx(expected, abs=1e-12)
+
+
+def test_gain_is_the_difference_of_scores():
+    y, (one, other) = runs(np.random.default_rng(0), 5, 300)
+    gain = balanced_accuracy(y, one, other)
+    assert gain.value == pytest.approx(
+        balanced_accuracy(y, one).value - balanced_accuracy(y, other).value
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("seeds", "n"), [(5, 300), (10, 300)])
+def test_intervals_cover_the_truth_as_often_as_they_say(seeds, n):
+    """Over 300 simulated experiments with a known gain, 95 % intervals must cover it: often
+    enough to be honest, and not always, or they would say nothing."""
+    rng = np.random.default_rng(1)
+    spread = np.sqrt(1 + 1 + 0.15**2)
+    truth = norm.cdf(1 / spread) - norm.cdf(0.8 / spread)
+    covered = []
+    for _ in range(300):
+        y, (one, other) = runs(rng, seeds, n)
+        gain = balanced_accuracy(y, one, other, resamples=400)
+        covered.append(gain.low <= truth <= gain.high)
+    assert 0.90 <= np.mean(covered) <= 0.995
+
+
+def test_pairing_narrows_the_interval():
+    y, (one, other) = runs(np.random.default_rng(2), 10, 500)
+    gain = balanced_accuracy(y, one, other)
+    apart = [balanced_accuracy(y, arm) for arm in (one, other)]
+    unpaired = np.hypot(*(arm.high - arm.low for arm in apart))
+    assert gain.high - gain.low < unpaired
+
+
+def test_groups_widen_the_interval():
+    """Ten copies of each example carry no more information than one."""
+    y, (one, other) = runs(np.random.default_rng(3), 10, 100)
+    copies = np.repeat(np.arange(100), 10)
+    alone = balanced_accuracy(y[copies], one[:, copies], other[:, copies])
+    together = balanced_accuracy(y[copies], one[:, copies], other[:, copies], groups=copies)
+    single = balanced_accuracy(y, one, other)
+    width = {name: e.high - e.low for name, e in zip("ats", (alone, together, single), strict=True)}
+    assert width["t"] > 1.2 * width["a"]
+    assert width["t"] == pytest.approx(width["s"], rel=0.1)
+
+
+def test_intervals_are_reproducible():
+    y, (one, other) = runs(np.random.default_rng(4), 5, 200)
+    assert balanced_accuracy(y, one, other) == balanced_accuracy(y, one, other)
+
+
+def test_a_class_may_be_missing_from_a_resample():
+    y = np.array([0] * 50 + [1])
+    predictions = np.zeros((3, 51), dtype=int)
+    effect = balanced_accuracy(y, predictions)
+    assert effect.value == pytest.approx(0.5)
+    assert np.isfinite([effect.low, effect.high]).all()
+
+
+def test_a_single_run_is_refused():
+    with pytest.raises(ValueError, match="a single run is never a result"):
+        balanced_accuracy(np.array([0, 1]), np.array([[0, 1]]))
+
+
+def test_shapes_that_do_not_match_are_refused():
+    y = np.array([0, 1, 1])
+    with pytest.raises(ValueError, match=r"must be \(seeds, 3\)"):
+        balanced_accuracy(y, np.zeros((2, 4)))
+    with pytest.raises(ValueError, match="control has shape"):
+        balanced_accuracy(y, np.zeros((2, 3)), np.zeros((3, 3)))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "sign"), [(0.01, 0.1, 1), (-0.1, -0.01, -1), (-0.1, 0.1, 0), (0.0, 0.1, 0)]
+)
+def test_sign_needs_the_whole_interval(low, high, sign):
+    assert Effect((low + high) / 2, low, high, seeds=5).sign == sign
+
+
+# --- compare ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def task():
+    rng = np.random.default_rng(0)
+    y = np.arange(200) % 2
+    x = rng.normal(size=(200, 5)) + y[:, None]
+    return data.labeled([f"row {i}" for i in range(200)], y), x
+
+
+def parts(labeled):
+    rows = data.split(labeled)
+    return {"train": rows.train, "test": rows.test}
+
+
+def nearest_mean(x, y):
+    def arm(train, test, seed):
+        means = np.stack([x[train][y[train] == label].mean(0) for label in (0, 1)])
+        return ((x[test, None] - means) ** 2).sum(-1).argmin(1)
+
+    return arm
+
+
+def test_compare_pairs_the_arms(task):
+    """Two copies of one arm see the same rows, so their difference is exactly zero."""
+    labeled, x = task
+    arm = nearest_mean(x, labeled.y)
+    result = compare(
+        {"one": arm, "two": arm},
+        labeled,
+        **parts(labeled),
+        budgets=[2, 8],
+        seeds=[0, 1],
+    )
+    gain = result.gain("two", "one", 2)
+    assert (gain.value, gain.low, gain.high) == (0, 0, 0)
+    assert result.score("one", 8).value > 0.6
+    assert list(result.table()["arm"]) == ["one", "one", "two", "two"]
+    assert list(result.gains("one")["labels per class"]) == [2, 8]
+
+
+def test_compare_gives_every_arm_the_budget_of_its_seed(task):
+    labeled, _ = task
+    rows = data.split(labeled)
+    seen = []
+
+    def arm(train, test, seed):
+        seen.append((seed, tuple(train)))
+        return labeled.y[test]
+
+    compare(
+        {"a": arm, "b": arm},
+        labeled,
+        **parts(labeled),
+        budgets=[3, None],
+        seeds=[4, 5],
+    )
+    assert seen[0] == seen[1] == (4, tuple(data.limit(labeled, rows.train, per_class=3, seed=4)))
+    assert len({train for _, train in seen[:4]}) == 2  # another seed, other rows
+    assert all(train == tuple(rows.train) for _, train in seen[4:])  # None: all of them
+
+
+def test_compare_refuses_a_leak(task):
+    labeled, x = task
+    with pytest.raises(ValueError, match="10 rows stand in both train and test"):
+        compare(
+            {"a": nearest_mean(x, labeled.y)},
+            labeled,
+            train=np.arange(110),
+            test=np.arange(100, 200),
+            budgets=[2],
+        )
+
+
+def test_compare_names_the_arm_that_returns_nonsense(task):
+    labeled, _ = task
+    with pytest.raises(ValueError, match="arm 'odd' returned shape"):
+        compare({"odd": lambda *_: np.zeros(3)}, labeled, **parts(labeled), budgets=[2])
+
+
+def test_unknown_arm_or_budget(task):
+    labeled, x = task
+    result = compare(
+        {"a": nearest_mean(x, labeled.y)},
+        labeled,
+        **parts(labeled),
+        budgets=[2],
+        seeds=[0, 1],
+    )
+    with pytest.raises(KeyError, match="no arm 'b'"):
+        result.score("b", 2)
+    with pytest.raises(KeyError, match="no budget 3"):
+        result.score("a", 3)
