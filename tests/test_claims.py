@@ -117,6 +117,14 @@ def test_the_ledger_gathers_settings_into_one_verdict(measured):
     }
 
 
+def test_the_readme_figure_goes_with_the_record(measured, shown):
+    figure = v4.new_output("display_data", data={"image/svg+xml": "<svg/>"})
+    cell = v4.new_code_cell("...", outputs=[figure], metadata={"tags": ["readme-figure"]})
+    ledger.collect({"01-a": v4.new_notebook(cells=[cell])})
+    ledger.accept()
+    assert ledger.FIGURE.read_text() == "<svg/>"
+
+
 def test_two_findings_in_one_setting_are_refused(measured):
     with pytest.raises(ValueError, match="two findings in 'here'"):
         measured(("C2", 0.2, 0.1, "here"), ("C2", 0.3, 0.1, "here"))

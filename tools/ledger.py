@@ -15,6 +15,9 @@ from tlbook.claims import FINDING, table
 
 MEASURED = Path("_build/claims.json")
 RECORD = Path("results/claims.json")
+#: The README's figure: the output of the cell tagged ``readme-figure``, as measured and on record.
+MEASURED_FIGURE = Path("_build/readme-figure.svg")
+FIGURE = Path("results/figures/five-minutes.svg")
 
 
 def collect(executed: Mapping[str, NotebookNode]) -> None:
@@ -32,6 +35,8 @@ def collect(executed: Mapping[str, NotebookNode]) -> None:
         row["verdict"] = overall(row["findings"])
     MEASURED.parent.mkdir(exist_ok=True)
     MEASURED.write_text(_dumps(dict(sorted(ledger.items(), key=lambda item: int(item[0][1:])))))
+    for figure in _readme_figures(executed):
+        MEASURED_FIGURE.write_text(figure)
 
 
 def overall(findings: list[dict]) -> str:
@@ -85,6 +90,9 @@ def accept() -> None:
     RECORD.parent.mkdir(exist_ok=True)
     RECORD.write_text(MEASURED.read_text())
     print(f"{RECORD}: {len(_load(RECORD))} claims on record")
+    if MEASURED_FIGURE.exists():
+        FIGURE.parent.mkdir(exist_ok=True)
+        FIGURE.write_text(MEASURED_FIGURE.read_text())
 
 
 def _findings(notebook: NotebookNode) -> list[dict]:
@@ -93,6 +101,17 @@ def _findings(notebook: NotebookNode) -> list[dict]:
         for cell in notebook.cells
         for output in cell.get("outputs", [])
         if FINDING in output.get("data", {})
+    ]
+
+
+def _readme_figures(executed: Mapping[str, NotebookNode]) -> list[str]:
+    return [
+        output["data"]["image/svg+xml"]
+        for notebook in executed.values()
+        for cell in notebook.cells
+        if "readme-figure" in cell.metadata.get("tags", [])
+        for output in cell.get("outputs", [])
+        if "image/svg+xml" in output.get("data", {})
     ]
 
 
