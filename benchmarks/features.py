@@ -20,7 +20,7 @@ from sentence_transformers import SentenceTransformer
 from benchmarks import save
 from tlbook import assets
 from tlbook.data import reviews
-from tlbook.features import TOKENS, _batches, features, mean_pool, preprocess, tokenize
+from tlbook.features import TEXTS, TOKENS, _batches, features, mean_pool, preprocess, tokenize
 from tlbook.pretrained import TextEncoder, load
 
 SIZES = (1024, 1536, 2048)  # of the square matrices that the peak is measured with
@@ -91,7 +91,7 @@ def texts_figures(turns: int, count: int) -> dict:
     lengths = np.array([len(text) for text in tokens])
     useful = flops(encoder.model.config, lengths.sum(), (lengths**2).sum())
     distinct = sorted(set(tokens), key=len, reverse=True)
-    shapes = [(len(batch), len(batch[0])) for batch in _batches(distinct, 32 * TOKENS)]
+    shapes = [(len(batch), len(batch[0])) for batch in _batches(distinct, TEXTS * TOKENS)]
     done = flops(
         encoder.model.config,
         sum(n * longest for n, longest in shapes),
@@ -132,6 +132,7 @@ def images_figures(turns: int, count: int) -> dict:
 
     methods = {
         "features": lambda: features(encoder, images, cache=False, progress=False),
+        "plain_batches_of_4": lambda: plain(4),
         "plain_batches_of_32": lambda: plain(32),
         "one_by_one": lambda: plain(1),
     }
