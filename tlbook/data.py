@@ -173,14 +173,14 @@ def limit(data: Dataset, rows: np.ndarray, *, per_class: int, seed: int) -> np.n
 
 # --- the data sets ------------------------------------------------------------------------------
 
-_REVIEW_FILES = {
-    "amazon": "amazonReviewSnippets",
-    "movie": "movieReviewSnippets",
-    "tweets": "tweets",
-    "nyt": "nytEditorialSnippets",
+_REVIEWS = {  # domain: file, name
+    "amazon": ("amazonReviewSnippets", "product reviews"),
+    "movie": ("movieReviewSnippets", "film reviews"),
+    "tweets": ("tweets", "tweets"),
+    "nyt": ("nytEditorialSnippets", "editorials"),
 }
 #: The four domains of :func:`reviews`.
-DOMAINS = tuple(_REVIEW_FILES)
+DOMAINS = tuple(_REVIEWS)
 
 
 def reviews(domain: str, *, threshold: float = 0.5) -> Dataset:
@@ -191,18 +191,19 @@ def reviews(domain: str, *, threshold: float = 0.5) -> Dataset:
     ``threshold`` are left out. ``extra["rating"]`` holds the mean rating of about twenty people.
     Sentences of one review or article share a group.
     """
-    if domain not in _REVIEW_FILES:
+    if domain not in _REVIEWS:
         raise ValueError(f"unknown domain {domain!r}: choose one of {', '.join(DOMAINS)}")
-    path = assets.path("vader-reviews") / "hutto_ICWSM_2014"
-    lines = _text(path / f"{_REVIEW_FILES[domain]}_GroundTruth.txt").splitlines()
+    file, name = _REVIEWS[domain]
+    path = assets.path("vader-reviews") / "hutto_ICWSM_2014" / f"{file}_GroundTruth.txt"
+    lines = _text(path).splitlines()
     ids, ratings, texts = zip(*(line.split("\t", 2) for line in lines if line), strict=True)
     rating = np.array(ratings, dtype=float)
     data = Dataset(
-        domain,
+        name,
         np.array([text.strip() for text in texts], dtype=object),
         (rating > 0).astype(np.int64),
         ("negative", "positive"),
-        np.array([name.split("_")[0] for name in ids], dtype=int),
+        np.array([row.split("_")[0] for row in ids], dtype=int),
         license="texts belong to their authors: read, not redistributed",
         citation="Hutto and Gilbert (2014)",
         extra={"rating": rating},

@@ -39,7 +39,8 @@ class Effect:
         return int(self.low > 0) - int(self.high < 0)
 
     def __str__(self) -> str:
-        return f"{100 * self.value:+.1f} [{100 * self.low:+.1f}, {100 * self.high:+.1f}]"
+        points = f"{100 * self.value:+.1f} [{100 * self.low:+.1f}, {100 * self.high:+.1f}]"
+        return points.replace("-", "−")  # a minus sign, not a hyphen, which would break the line
 
 
 def balanced_accuracy(

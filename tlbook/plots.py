@@ -7,6 +7,7 @@ edition in another language changes them in one place.
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
@@ -18,6 +19,8 @@ WORDS = {
     "all": "all",
     "chance": "chance",
     "gain": "gain (points of balanced accuracy)",
+    "trained": "trained on",
+    "tested": "tested on",
 }
 
 #: Okabe and Ito's colors, told apart with any color vision; black is left to axes and text.
@@ -26,7 +29,8 @@ MARKERS = "osD^vPX"
 
 
 def style() -> None:
-    """Set matplotlib up for the book: vector figures, quiet axes, the book's colors."""
+    """Set matplotlib and pandas up for the book: vector figures, quiet axes, readable tables."""
+    pd.options.display.max_colwidth = 120
     from matplotlib_inline.backend_inline import set_matplotlib_formats
 
     set_matplotlib_formats("svg")
@@ -39,7 +43,7 @@ def style() -> None:
             "axes.axisbelow": True,
             "grid.color": "#e6e6e6",
             "figure.constrained_layout.use": True,
-            "figure.figsize": (7, 4),
+            "figure.figsize": (7, 4.5),
             "font.size": 11,
             "legend.frameon": False,
             # the same drawing, the same bytes; and text stays text, for search and readers
@@ -64,21 +68,21 @@ def learning_curves(comparison: Comparison, ax: Axes | None = None) -> Axes:
     ax.axhline(chance, color="#666666", linewidth=1, linestyle=":", label=WORDS["chance"])
     ax.set_xticks(position, [_budget_name(budget) for budget in comparison.budgets])
     ax.set(xlabel=WORDS["budget"], ylabel=WORDS["score"], title=comparison.name)
-    ax.legend()
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)  # never on a curve
     return ax
 
 
-def heatmap(
-    values: np.ndarray, rows: Sequence[str], columns: Sequence[str], ax: Axes | None = None
-) -> Axes:
-    """A table of scores (shares of one) as colored cells with their percentages."""
+def transfer_table(values: np.ndarray, domains: Sequence[str], ax: Axes | None = None) -> Axes:
+    """Scores (shares of one) of every pair of domains: trained on the row, tested on the column."""
     ax = ax or plt.subplots()[1]
     ax.imshow(100 * values, cmap="cividis", vmin=50, vmax=90, aspect="auto")
     for (row, column), value in np.ndenumerate(values):
         ink = "black" if value > 0.7 else "white"
         ax.text(column, row, f"{100 * value:.0f}", ha="center", va="center", color=ink)
-    ax.set_xticks(range(len(columns)), columns)
-    ax.set_yticks(range(len(rows)), rows)
+    ax.set_xticks(range(len(domains)), domains)
+    ax.set_yticks(range(len(domains)), domains)
+    ax.set(xlabel=WORDS["tested"], ylabel=WORDS["trained"])
+    ax.tick_params(length=0)
     ax.grid(False)
     ax.spines[:].set_visible(False)
     return ax

@@ -25,12 +25,12 @@ def collect(executed: Mapping[str, NotebookNode]) -> None:
     ledger: dict[str, dict] = {}
     for chapter, notebook in sorted(executed.items()):
         for data in _findings(notebook):
-            claim = data.pop("claim")
+            claim = data["claim"]
             row = ledger.setdefault(claim, {"text": table()["claims"][claim]["text"]})
             findings = row.setdefault("findings", [])
             if any((chapter, data["setting"]) == (f["chapter"], f["setting"]) for f in findings):
                 raise ValueError(f"{chapter}: {claim} has two findings in {data['setting']!r}")
-            findings.append({"chapter": chapter} | _rounded(data))
+            findings.append(_row(chapter, data))
     for row in ledger.values():
         row["verdict"] = overall(row["findings"])
     MEASURED.parent.mkdir(exist_ok=True)
@@ -115,10 +115,16 @@ def _readme_figures(executed: Mapping[str, NotebookNode]) -> list[str]:
     ]
 
 
-def _rounded(data: dict) -> dict:
-    return data | {
+def _row(chapter: str, data: dict) -> dict:
+    """A finding as the ledger keeps it, in reading order."""
+    return {
+        "chapter": chapter,
+        "setting": data["setting"],
         "effect": round(data["effect"], 4),
         "interval": [round(limit, 4) for limit in data["interval"]],
+        "level": data["level"],
+        "seeds": data["seeds"],
+        "verdict": data["verdict"],
     }
 
 
