@@ -1,0 +1,55 @@
+"""The figures that chapters share."""
+
+import matplotlib
+import numpy as np
+import pytest
+
+from tlbook import plots
+from tlbook.experiment import Comparison, Effect
+
+matplotlib.use("agg")
+
+
+@pytest.fixture
+def comparison():
+    rng = np.random.default_rng(0)
+    y = np.arange(40) % 4
+    predictions = {
+        name: np.where(rng.random((3, 5, 40)) < 0.5, y, rng.integers(0, 4, (3, 5, 40)))
+        for name in ("one", "two")
+    }
+    seconds = {name: np.ones((3, 5)) for name in predictions}
+    return Comparison("made", (2, 8, None), tuple(range(5)), y, np.arange(40), predictions, seconds)
+
+
+def test_learning_curves_draw_scores_with_their_bands(comparison):
+    ax = plots.learning_curves(comparison)
+    one, two, chance = ax.lines
+    scores = [100 * comparison.score("one", budget).value for budget in (2, 8, None)]
+    assert list(one.get_ydata()) == pytest.approx(scores)
+    assert list(chance.get_ydata()) == [25, 25]  # four classes
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["one", "two", "chance"]
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["2", "8", "all"]
+    band = ax.collections[0].get_paths()[0].vertices[:, 1]
+    effects = [comparison.score("one", budget) for budget in (2, 8, None)]
+    assert band.min() == pytest.approx(100 * min(effect.low for effect in effects))
+    assert band.max() == pytest.approx(100 * max(effect.high for effect in effects))
+    assert np.all(np.diff(two.get_xdata()) > 0)
+
+
+def test_effects_are_colored_by_what_they_show():
+    named = {
+        "gain": Effect(0.1, 0.05, 0.15, 5),
+        "nothing": Effect(0.0, -0.1, 0.1, 5),
+        "loss": Effect(-0.1, -0.15, -0.05, 5),
+    }
+    ax = plots.effects(named)
+    assert len({line.get_color() for line in ax.lines[:6]}) == 3
+    assert list(ax.lines[0].get_xdata()) == [5, 15]
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == list(named)
+
+
+def test_transfer_table_names_rows_and_columns():
+    ax = plots.transfer_table(np.array([[0.8, 0.6], [0.55, 0.9]]), ["a", "b"])
+    assert [text.get_text() for text in ax.texts] == ["80", "60", "55", "90"]
+    assert (ax.get_ylabel(), ax.get_xlabel()) == ("trained on", "tested on")
