@@ -88,6 +88,7 @@ class Index(http.server.ThreadingHTTPServer):
         self.requests: list[str] = []
         self.respond = None
         self.password = ""
+        self.trouble = ""
 
     @property
     def url(self) -> str:
@@ -104,6 +105,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         wanted = "Basic " + base64.b64encode(index.password.encode()).decode()
         if index.password and self.headers["Authorization"] != wanted:
             return self.send_error(401)
+        if index.trouble == self.path:
+            return self.send_error(503)
         name = self.path.rpartition("/")[2]
         if self.path == "/simple/tiny-asset/" and index.files:
             host = f"http://127.0.0.1:{index.server_port}"  # and no password in it
@@ -529,10 +532,11 @@ def test_an_index_that_does_not_answer_does_not_hide_another(index, pip):
     assert unpacked(assets.fetch(asset_of(content))) == CONTENT
 
 
-def test_an_index_that_is_in_trouble_is_named(index):
-    index.files = {WHEEL: b""}
-    index.respond = lambda handler, data: handler.send_error(503)
-    refused(asset_of(b""), "503")
+@pytest.mark.parametrize("path", ["/simple/tiny-asset/", f"/files/{WHEEL}"])
+def test_an_index_that_is_in_trouble_is_named(index, path):
+    index.files = {WHEEL: wheel()}
+    index.trouble = path
+    assert "does not have it" not in refused(asset_of(wheel()), "503", path)
 
 
 def test_a_folder_of_archives_needs_no_index(pip, cache, tmp_path):
