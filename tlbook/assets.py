@@ -242,8 +242,9 @@ def _download(asset: Asset, url: str, output_file: str, _pooch: object) -> None:
 
 
 def _stream(asset: Asset, client: "PyPIClient", url: str, output_file: str) -> None:
-    # Quiet (None) where there is no terminal, so that logs stay short
-    disable = False if "ipykernel" in sys.modules else None
+    # Quiet (None) where there is no terminal, so that logs stay short; a notebook has none either,
+    # but is watched ($TQDM_DISABLE decides)
+    quiet = {} if "ipykernel" in sys.modules else {"disable": None}
     bar = tqdm(
         desc=asset.name,
         total=asset.size,
@@ -251,7 +252,7 @@ def _stream(asset: Asset, client: "PyPIClient", url: str, output_file: str) -> N
         unit_scale=True,
         delay=1,
         leave=False,
-        disable=disable,
+        **quiet,
     )
     # Compressed transfer would change the bytes that the hash is of
     with (
