@@ -126,15 +126,16 @@ def images_figures(turns: int, count: int) -> dict:
     images = np.random.default_rng(0).integers(0, 256, (count, 128, 128, 3), dtype=np.uint8)
 
     @torch.inference_mode()
-    def plain(size: int) -> None:
-        for start in range(0, count, size):
-            encoder.model.embed(preprocess(encoder, images[start : start + size]))
+    def alone() -> None:
+        for image in images:
+            encoder.model.embed(preprocess(encoder, image[None]))
 
     methods = {
         "features": lambda: features(encoder, images, cache=False, progress=False),
-        "plain_batches_of_4": lambda: plain(4),
-        "plain_batches_of_32": lambda: plain(32),
-        "one_by_one": lambda: plain(1),
+        "batches_of_32": lambda: features(
+            encoder, images, batch_size=32, cache=False, progress=False
+        ),
+        "one_by_one": alone,
     }
     least, _ = measure(methods, turns)
     rate = {name: round(float(count / cpu), 1) for name, (cpu, _) in least.items()}

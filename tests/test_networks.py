@@ -110,23 +110,6 @@ def test_photographs_get_sensible_classes(handle, photographs):
         assert flower[0] == 985  # daisy
 
 
-@torch.inference_mode()
-@pytest.mark.parametrize("build", [networks.mobilenet_v2, networks.efficientnet_lite0])
-def test_folded_computes_the_same_and_leaves_the_model_alone(build):
-    torch.manual_seed(0)
-    model = build()
-    x = torch.randn(4, 3, 64, 64)
-    for _ in range(3):
-        model(x)  # running statistics other than 0 and 1
-    model.eval()
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    folded = networks.folded(model)
-    assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
-    torch.testing.assert_close(folded.embed(x), model.embed(x), atol=1e-4, rtol=1e-4)
-    for name, value in model.state_dict().items():
-        assert torch.equal(value, before[name])
-
-
 def test_weights_of_another_network_are_refused():
     with pytest.raises(ValueError, match="not those of MobileNet"):
         load_in_order(networks.mobilenet_v2(), networks.efficientnet_lite0().state_dict())
