@@ -1,0 +1,441 @@
+"""Freezing and fine-tuning in Keras: the twin of :mod:`tlbook.freezing` and :mod:`tlbook.training`.
+
+Models are Keras 3's (``keras``, which is ``tf.keras``) or those of ``tf_keras``, where TensorFlow
+Hub's ``KerasLayer`` lives; they take one array and give one column per class (documents D1 4.1 and
+4.2, listings L2 and L3)::
+
+    model = replace_head(load("pretrained_model.h5"), n_classes=3)
+    freeze(model, [("head", 1.0), (".*", None)])
+    history = fit(model, (x, y), validation=(x_val, y_val), epochs=20, patience=3)
+
+Keras compiles the training step once, so a layer frozen later goes on training until the model is
+compiled again. Here every :func:`fit` makes its own step from what is trainable at that moment.
+"""
+
+import inspect
+import json
+import re
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import h5py
+import keras
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+from sklearn.metrics import accuracy_score
+from tqdm.auto import tqdm
+
+if keras.backend.backend() != "tensorflow":
+    raise ImportError(
+        f"Keras runs on {keras.backend.backend()}: set KERAS_BACKEND=tensorflow before it is "
+        "imported"
+    )
+
+#: Rows of (regular expression searched in layer names, factor of the learning rate or None).
+Table = Sequence[tuple[str, float | None]]
+#: Examples (n, ...), numbers or strings, and their classes 0 ... k - 1, (n,).
+Data = tuple[np.ndarray, np.ndarray]
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message says at which step and why."""
+
+
+# --- freezing -----------------------------------------------------------------------------------
+
+
+def freeze(model, table: Table):
+    """Freeze layers and set their learning rates by a table; the first pattern found decides.
+
+    Names are those of :func:`describe`. ``None`` means frozen (冻结): in :func:`fit`, no gradient,
+    no BatchNorm statistics, no dropout. A dropout layer has a name, and so a row, of its own.
+
+    Returns
+    -------
+    The model. If it was compiled it is compiled again, with a new optimizer, so that Keras's own
+    ``fit`` heeds the table too (but not its factors, nor does it switch frozen dropout off).
+
+    Raises
+    ------
+    ValueError : a pattern decides over no layer, no pattern covers a layer, or a factor is not
+        positive; the model is then as it was
+    """
+    factors, decided = {}, set()
+    for name, layer in _layers(model):
+        for pattern, factor in table:
+            if re.search(pattern, name):
+                factors[layer] = factor
+                decided.add(pattern)
+                break
+        else:
+            raise ValueError(
+                f"no pattern covers {name!r}: end the table with ('.*', None) or ('.*', 1.0)"
+            )
+    for pattern, factor in table:
+        if pattern not in decided:
+            raise ValueError(
+                f"pattern {pattern!r} decides over no layer (a typo, or the rows above it take "
+                f"them all). Names are {', '.join(name for name, _ in _layers(model))}"
+            )
+        if factor is not None and not factor > 0:
+            raise ValueError(f"factor {factor} of {pattern!r}: positive, or None for frozen")
+    compiled = model.get_compile_config()
+    model.trainable = True  # a model that is frozen as a whole hides its layers' own flags
+    for layer, factor in factors.items():
+        layer.trainable = factor is not None
+        layer.lr_factor = factor or 1.0
+    if compiled:
+        model.compile_from_config(compiled)
+    return model
+
+
+def describe(model) -> pd.DataFrame:
+    """One row per layer: parameters, how many of them are trained, factor of the learning rate."""
+    trained = {id(weight) for weight in model.trainable_weights}
+    rows = [
+        {
+            "layer": name,
+            "parameters": layer.count_params(),
+            "trained": sum(int(np.prod(w.shape)) for w in layer.weights if id(w) in trained),
+            "factor": f"{_factor(layer):.3g}" if layer.trainable else "frozen",
+        }
+        for name, layer in _layers(model)
+    ]
+    return pd.DataFrame(rows).set_index("layer")
+
+
+def replace_head(model, n_classes: int, seed: int = 0):
+    """A model with the same body and a new, random output layer named ``head``.
+
+    The body is shared with the given model, not copied: training one trains the other. The new
+    head gives logits. A softmax belongs into the loss: see :func:`fit`.
+
+    Raises
+    ------
+    ValueError : the model was not built yet, or does not end in a dense layer
+    """
+    if not getattr(model, "inputs", None):
+        raise ValueError("the model has no inputs yet: begin it with Input(shape), or call it once")
+    layers = list(model.layers)
+    while type(layers[-1]).__name__ in ("Activation", "Softmax"):
+        layers.pop()
+    if type(layers[-1]).__name__ != "Dense":
+        raise ValueError(f"the last layer, {layers[-1].name!r}, is not Dense: there is no head")
+    package = _package(model)
+    # float32 also after a body in mixed precision
+    head = package.layers.Dense(
+        n_classes,
+        kernel_initializer=package.initializers.GlorotUniform(seed),
+        dtype="float32",
+        name="head",
+    )
+    return package.Model(model.inputs, head(layers[-1].input))
+
+
+def _layers(model, prefix: str = "") -> Iterator[tuple[str, keras.Layer]]:
+    """Layers with their names, those of models inside the model as ``model/layer``."""
+    for layer in model.layers:
+        if hasattr(layer, "layers"):
+            yield from _layers(layer, f"{prefix}{layer.name}/")
+        elif type(layer).__name__ != "InputLayer":
+            yield prefix + layer.name, layer
+
+
+def _factor(layer) -> float:
+    return getattr(layer, "lr_factor", 1.0)
+
+
+def _package(model):
+    """The module, keras or tf_keras, that a model is made of."""
+    if isinstance(model, keras.Model):
+        return keras
+    import tf_keras
+
+    if isinstance(model, tf_keras.Model):
+        return tf_keras
+    raise TypeError(f"a keras or tf_keras model is needed, not {type(model).__name__}")
+
+
+# --- training -----------------------------------------------------------------------------------
+
+
+def fit(
+    model,
+    train: Data,
+    *,
+    validation: Data | None = None,
+    epochs: int = 10,
+    batch_size: int = 32,
+    lr: float = 1e-3,
+    optimizer: Callable | None = None,
+    metric: Callable[[np.ndarray, np.ndarray], float] = accuracy_score,
+    patience: int | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Train to the end, or until validation stops improving; the best weights are restored.
+
+    The loss is the mean cross-entropy, plus the regularization that layers ask for: from logits if
+    the last layer has no activation, from probabilities if it has a softmax (no double softmax).
+
+    Parameters
+    ----------
+    train, validation : (examples, classes); without validation the last weights stay
+    lr : learning rate; a layer's own is this times its factor, see :func:`freeze`
+    optimizer : learning rate -> optimizer; by default Adam, as in the listings. It starts anew
+        with each call, one for each factor
+    metric : of scikit-learn, ``metric(true, predicted)``; a larger one is better
+    patience : stop after so many epochs without a better score (early stopping, 早停)
+    seed : of the order of examples. Dropout follows the seed that Keras's ``set_random_seed`` was
+        given before the model was made
+
+    Returns
+    -------
+    One row per epoch: step, epoch, training loss, score (with validation), CPU seconds.
+
+    Raises
+    ------
+    ValueError : the data do not fit the model, or nothing is left to train
+    TrainingError : the loss, or a weight, is not finite. The model gets the best weights back
+        that it had, or those at the start
+    """
+    if patience is not None and validation is None:
+        raise ValueError("patience needs validation data: early stopping selects on it")
+    x, y = _checked(model, train)
+    validation = validation and _checked(model, validation)
+    rng = np.random.default_rng(seed)
+    best, best_score, waited = model.get_weights(), -np.inf, 0
+    history, hidden = [], {} if progress else {"disable": True}
+    total = epochs * -(-len(y) // batch_size)
+    with (
+        _frozen_layers_infer(model),
+        tqdm(total=total, unit="step", leave=False, delay=5, **hidden) as bar,
+    ):
+        step = _step(model, lr, optimizer)
+        for epoch in range(1, epochs + 1):
+            began, losses = time.process_time(), []
+            order = rng.permutation(len(y))
+            for start in range(0, len(y), batch_size):
+                rows = order[start : start + batch_size]
+                loss = float(step(tf.constant(x[rows]), tf.constant(y[rows])))
+                if not np.isfinite(loss):
+                    _give_up(model, best, f"the loss is {loss}", bar.n, f"rows {rows.tolist()}")
+                losses.append(loss * len(rows))
+                bar.update()
+            if not all(np.isfinite(weight).all() for weight in model.get_weights()):
+                _give_up(model, best, "weights are not finite", bar.n, f"epoch {epoch}")
+            row = {"step": bar.n, "epoch": epoch, "loss": sum(losses) / len(y)}
+            if validation:
+                row["score"] = evaluate(model, validation, metric)
+                waited += 1
+                if row["score"] > best_score:
+                    best, best_score, waited = model.get_weights(), row["score"], 0
+            history.append(row | {"CPU seconds": time.process_time() - began})
+            if patience is not None and waited >= patience:
+                break
+    if validation:
+        model.set_weights(best)
+    return pd.DataFrame(history)
+
+
+def predict(model, x: np.ndarray, batch_size: int = 256) -> np.ndarray:
+    """Probabilities of the classes, float32 (n, k), also of a model that gives logits."""
+    x = _array(x)
+    batches = [tf.constant(x[start : start + batch_size]) for start in range(0, len(x), batch_size)]
+    outputs = np.concatenate([model.predict_on_batch(batch) for batch in batches])
+    return tf.nn.softmax(outputs).numpy() if _gives_logits(model) else outputs
+
+
+def evaluate(
+    model, data: Data, metric: Callable[[np.ndarray, np.ndarray], float] = accuracy_score
+) -> float:
+    """A scikit-learn metric, ``metric(true, predicted)``, of the classes the model predicts."""
+    x, y = data
+    return float(metric(np.asarray(y), predict(model, x).argmax(-1)))
+
+
+def _step(model, lr: float, optimizer: Callable | None) -> Callable:
+    """A function of a batch that updates the weights that are trainable now; returns the loss."""
+    if not model.trainable_weights:
+        raise ValueError("every layer is frozen: there is nothing left to train")
+    factors = {id(w): _factor(layer) for _, layer in _layers(model) for w in layer.weights}
+    groups: dict[float, list] = {}
+    for weight in model.trainable_weights:
+        groups.setdefault(factors.get(id(weight), 1.0), []).append(weight)
+    optimizer = optimizer or _package(model).optimizers.Adam
+    optimizers = {factor: optimizer(lr * factor) for factor in groups}
+    for factor, weights in groups.items():
+        optimizers[factor].build(weights)
+    logits = _gives_logits(model)
+
+    @tf.function(reduce_retracing=True)
+    def step(x, y):
+        with tf.GradientTape() as tape:
+            outputs = model(x, training=True)
+            loss = tf.reduce_mean(_cross_entropy(outputs, y, logits))
+            objective = tf.add_n([loss, *(tf.cast(term, loss.dtype) for term in model.losses)])
+        gradients = tape.gradient(objective, groups)
+        for factor, weights in groups.items():
+            pairs = zip(gradients[factor], weights, strict=True)
+            optimizers[factor].apply_gradients([(g, w) for g, w in pairs if g is not None])
+        return loss
+
+    return step
+
+
+def _cross_entropy(outputs, y, logits: bool):
+    """H(p, q) of each example, (n,)."""
+    outputs = tf.cast(outputs, tf.float32)
+    if logits:
+        return tf.nn.sparse_softmax_cross_entropy_with_logits(y, outputs)
+    probabilities = tf.gather(outputs, y, batch_dims=1)
+    return -tf.math.log(tf.maximum(probabilities, keras.config.epsilon()))  # as Keras: not log 0
+
+
+def _gives_logits(model) -> bool:
+    *_, (name, last) = _layers(model)
+    activation = getattr(last, "activation", None)
+    activation = getattr(activation, "__name__", "linear")
+    if activation == "softmax" or type(last).__name__ == "Softmax":
+        return False
+    if activation != "linear":
+        raise ValueError(
+            f"the last layer, {name!r}, has the activation {activation}: it must give logits (no "
+            "activation) or probabilities (softmax), one column per class"
+        )
+    return True
+
+
+@contextmanager
+def _frozen_layers_infer(model) -> Iterator[None]:
+    """Frozen layers run in inference mode: in Keras, BatchNorm does so by itself, dropout not."""
+
+    def inference(call: Callable) -> Callable:
+        return lambda *args, training=None, **options: call(*args, training=False, **options)
+
+    frozen = [layer for _, layer in _layers(model) if not layer.trainable]
+    frozen = [layer for layer in frozen if "training" in inspect.signature(layer.call).parameters]
+    for layer in frozen:
+        object.__setattr__(layer, "call", inference(layer.call))  # Keras's own would track it
+    try:
+        yield
+    finally:
+        for layer in frozen:
+            object.__delattr__(layer, "call")
+
+
+def _give_up(model, best: list[np.ndarray], what: str, step: int, where: str) -> None:
+    model.set_weights(best)
+    raise TrainingError(f"{what} at step {step}, {where}: look at the examples, or lower lr")
+
+
+def _array(x) -> np.ndarray:
+    x = np.asarray(x)
+    return x.astype(np.float32) if x.dtype == np.float64 else x
+
+
+def _checked(model, data: Data) -> Data:
+    """Examples and classes as arrays; also builds a model that is not built yet."""
+    x, y = _array(data[0]), np.asarray(data[1])
+    if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer):
+        raise ValueError(
+            f"classes must be integers (n,), not {y.dtype} {y.shape}; of one-hot rows: argmax(1)"
+        )
+    if len(x) != len(y) or not len(y):
+        raise ValueError(f"{len(x)} examples and {len(y)} classes: as many of each, at least one")
+    outputs = model.predict_on_batch(tf.constant(x[:8]))
+    if outputs.ndim != 2 or outputs.shape[1] < 2:
+        raise ValueError(f"the model gives {outputs.shape[1:]} per example, not a column per class")
+    if y.min() < 0 or y.max() >= outputs.shape[1]:
+        raise ValueError(
+            f"classes are {y.min()} to {y.max()}, but the model has {outputs.shape[1]} outputs, "
+            "counted from 0: see replace_head"
+        )
+    if _gives_logits(model) and (outputs >= 0).all() and np.allclose(outputs.sum(1), 1, atol=1e-5):
+        raise ValueError("the outputs are probabilities, but the last layer is no softmax")
+    return x, y.astype(np.int64)
+
+
+# --- files --------------------------------------------------------------------------------------
+
+
+def save(model, path: Path | str) -> None:
+    """Save architecture and weights, whole or not at all: ``.keras``, or ``.h5``, which is legacy.
+
+    Neither keeps the factors of :func:`freeze`; which layers are frozen is kept.
+    """
+    path = _model_file(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".part-") as part:
+        whole = Path(part, path.name)
+        model.save(whole)
+        whole.replace(path)
+
+
+def load(path: Path | str):
+    """A model that :func:`save` or Keras itself saved, by the Keras, 2 or 3, that it is from.
+
+    It is not compiled: the source task's optimizer has no part in the target task.
+
+    Raises
+    ------
+    FileNotFoundError
+    ValueError : it is no such file, or it asks for code other than Keras's own layers. Code in a
+        model file runs when it is loaded: such a file is for those only who trust its author.
+    """
+    path = _model_file(path)
+    if not path.exists():
+        raise FileNotFoundError(f"there is no model {path}")
+    try:
+        if path.suffix == ".keras":
+            with zipfile.ZipFile(path) as archive:
+                config = json.loads(archive.read("config.json"))
+                version = json.loads(archive.read("metadata.json"))["keras_version"]
+        else:
+            with h5py.File(path) as file:
+                config = json.loads(file.attrs["model_config"])
+                version = file.attrs.get("keras_version", "3")
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is not a whole Keras model: {error}") from error
+    config.pop("compile_config", None)
+    _refuse_code(config, path)
+    if str(version).startswith("2"):
+        import tf_keras
+
+        return tf_keras.models.load_model(path, compile=False, safe_mode=True)
+    return keras.models.load_model(path, compile=False, safe_mode=True)
+
+
+def _model_file(path: Path | str) -> Path:
+    path = Path(path)
+    if path.suffix not in (".keras", ".h5"):
+        raise ValueError(f"{path.name}: a model file ends in .keras, or in .h5, which is legacy")
+    return path
+
+
+#: What a model file may name: the parts of Keras that models are made of.
+_PARTS = re.compile(
+    r"(tf_)?keras(\.src)?(\.(activations|constraints|dtype_policies|engine|initializers|layers|"
+    r"mixed_precision|models|regularizers)(\.\w+)*)?"
+)
+#: Layers that hold code, name a function, or read another model.
+_CODE = re.compile(r".*Lambda|__lambda__|ClassMethod|Instance(Method|Property)|TFSMLayer")
+
+
+def _refuse_code(config, path: Path) -> None:
+    """Keras 3 refuses such files itself, ``tf_keras`` imports whatever module they name."""
+    if isinstance(config, dict):
+        module, name = config.get("module"), config.get("class_name", "")
+        if _CODE.fullmatch(str(name)) or (module and not _PARTS.fullmatch(str(module))):
+            raise ValueError(
+                f"{path} asks for {name!r} of {module or 'Keras'}, which can be any code. If you "
+                "trust its author, load it with Keras's own load_model."
+            )
+    for part in config.values() if isinstance(config, dict) else config:
+        if isinstance(part, dict | list):
+            _refuse_code(part, path)
