@@ -216,15 +216,16 @@ def fit(
         _frozen_layers_infer(model),
         tqdm(total=total, unit="step", leave=False, delay=5, **hidden) as bar,
     ):
-        step = _step(model, lr, optimizer)
+        step = _step(model, x, lr, optimizer)
         for epoch in range(1, epochs + 1):
             began, losses = time.process_time(), []
             order = rng.permutation(len(y))
             for start in range(0, len(y), batch_size):
                 rows = order[start : start + batch_size]
-                loss = float(step(tf.constant(x[rows]), tf.constant(y[rows])))
-                if not np.isfinite(loss):
-                    _give_up(model, best, f"the loss is {loss}", bar.n, f"rows {rows.tolist()}")
+                loss, norm = map(float, step(tf.constant(x[rows]), tf.constant(y[rows])))
+                if not np.isfinite(loss + norm):
+                    what = f"the loss is {loss}, the norm of its gradient {norm},"
+                    _give_up(model, best, what, bar.n, f"rows {rows.tolist()}")
                 losses.append(loss * len(rows))
                 bar.update()
             if not all(np.isfinite(weight).all() for weight in model.get_weights()):
@@ -247,7 +248,7 @@ def predict(model, x: np.ndarray, batch_size: int = 256) -> np.ndarray:
     """Probabilities of the classes, float32 (n, k), also of a model that gives logits."""
     x = _array(x)
     batches = [tf.constant(x[start : start + batch_size]) for start in range(0, len(x), batch_size)]
-    outputs = np.concatenate([model.predict_on_batch(batch) for batch in batches])
+    outputs = np.concatenate([model(batch, training=False).numpy() for batch in batches])
     return tf.nn.softmax(outputs).numpy() if _gives_logits(model) else outputs
 
 
@@ -259,8 +260,12 @@ def evaluate(
     return float(metric(np.asarray(y), predict(model, x).argmax(-1)))
 
 
-def _step(model, lr: float, optimizer: Callable | None) -> Callable:
-    """A function of a batch that updates the weights that are trainable now; returns the loss."""
+def _step(model, x: np.ndarray, lr: float, optimizer: Callable | None) -> Callable:
+    """A function of a batch like ``x`` that updates the weights that are trainable now.
+
+    Returns the loss and the norm of the gradient: relu makes 0 of NaN, so the loss alone may hide
+    that the gradient is not finite.
+    """
     if not model.trainable_weights:
         raise ValueError("every layer is frozen: there is nothing left to train")
     factors = {id(w): _factor(layer) for _, layer in _layers(model) for w in layer.weights}
@@ -273,19 +278,21 @@ def _step(model, lr: float, optimizer: Callable | None) -> Callable:
         optimizers[factor].build(weights)
     logits = _gives_logits(model)
 
-    @tf.function(reduce_retracing=True)
+    @tf.function
     def step(x, y):
         with tf.GradientTape() as tape:
             outputs = model(x, training=True)
             loss = tf.reduce_mean(_cross_entropy(outputs, y, logits))
             objective = tf.add_n([loss, *(tf.cast(term, loss.dtype) for term in model.losses)])
         gradients = tape.gradient(objective, groups)
+        norm = tf.linalg.global_norm(tf.nest.flatten(gradients))
         for factor, weights in groups.items():
             pairs = zip(gradients[factor], weights, strict=True)
             optimizers[factor].apply_gradients([(g, w) for g, w in pairs if g is not None])
-        return loss
+        return loss, norm
 
-    return step
+    batch = tf.TensorSpec([None, *x.shape[1:]], tf.constant(x[:1]).dtype)
+    return step.get_concrete_function(batch, tf.TensorSpec([None], tf.int64))
 
 
 def _cross_entropy(outputs, y, logits: bool):
@@ -341,6 +348,7 @@ def _array(x) -> np.ndarray:
 
 def _checked(model, data: Data) -> Data:
     """Examples and classes as arrays; also builds a model that is not built yet."""
+    _package(model)
     x, y = _array(data[0]), np.asarray(data[1])
     if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer):
         raise ValueError(
@@ -348,7 +356,7 @@ def _checked(model, data: Data) -> Data:
         )
     if len(x) != len(y) or not len(y):
         raise ValueError(f"{len(x)} examples and {len(y)} classes: as many of each, at least one")
-    outputs = model.predict_on_batch(tf.constant(x[:8]))
+    outputs = model(tf.constant(x[:8]), training=False).numpy()
     if outputs.ndim != 2 or outputs.shape[1] < 2:
         raise ValueError(f"the model gives {outputs.shape[1:]} per example, not a column per class")
     if y.min() < 0 or y.max() >= outputs.shape[1]:

@@ -1,0 +1,509 @@
+"""Freezing and training in Keras 3 and in tf_keras, against Keras itself and loops by hand."""
+
+import json
+import shutil
+import subprocess
+import sys
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras
+from sklearn.datasets import load_digits
+from sklearn.metrics import accuracy_score, log_loss
+
+import tlbook.keras as tk
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
+
+
+@pytest.fixture(params=[keras, tf_keras], ids=["keras", "tf_keras"])
+def package(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def digits():
+    x, y = load_digits(return_X_y=True)
+    return (x / 16).astype(np.float32), y
+
+
+def dense(package, *between, n_classes=10, activation="softmax", seed=0):
+    """The network of listing L3, smaller, with layers between its two hidden ones."""
+    package.utils.set_random_seed(seed)
+    layers = package.layers
+    return package.Sequential(
+        [
+            package.Input((64,)),
+            layers.Dense(16, activation="relu", name="first"),
+            *between,
+            layers.Dense(12, activation="relu", name="second"),
+            layers.Dense(n_classes, activation=activation, name="answer"),
+        ]
+    )
+
+
+def with_norm_and_dropout(package):
+    package.utils.set_random_seed(0)
+    normalization = package.layers.BatchNormalization(name="normalization")
+    return dense(package, normalization, package.layers.Dropout(0.5, name="dropout"))
+
+
+def weights(model, name):
+    return model.get_layer(name).get_weights()
+
+
+def same(ours, theirs):
+    return all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+# --- freezing -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("table", ["(first|normalization|dropout)", "dropout|normalization|first"])
+def test_frozen_layers_stay_bit_for_bit(package, digits, table):
+    model = with_norm_and_dropout(package)
+    frozen = weights(model, "first") + weights(model, "normalization")
+    second = weights(model, "second")
+    tk.freeze(model, [(table, None), (".*", 1.0)])
+    tk.fit(model, digits, epochs=2)
+    assert same(weights(model, "first") + weights(model, "normalization"), frozen)
+    assert not same(weights(model, "second"), second)
+
+
+def test_normalization_that_is_not_frozen_follows_the_batches(package, digits):
+    model = with_norm_and_dropout(package)
+    before = weights(model, "normalization")
+    tk.freeze(model, [("first", None), (".*", 1.0)])
+    tk.fit(model, digits, epochs=1)
+    after = weights(model, "normalization")
+    assert not any(np.array_equal(a, b) for a, b in zip(after, before, strict=True))
+
+
+def test_frozen_dropout_drops_nothing(package, digits):
+    dropping = dense(package, package.layers.Dropout(0.9, name="dropout"))
+    plain = dense(package)
+    plain.set_weights(dropping.get_weights())
+    for model in dropping, plain:
+        tk.freeze(model, [("answer", 1.0), (".*", None)])
+        tk.fit(model, digits, epochs=1)
+    assert same(dropping.get_weights(), plain.get_weights())
+    # and it is on again once it is no longer frozen
+    tk.freeze(dropping, [("answer|dropout", 1.0), (".*", None)])
+    for model in dropping, plain:
+        tk.fit(model, digits, epochs=1)
+    assert not same(dropping.get_weights(), plain.get_weights())
+
+
+def test_layers_toggled_after_compiling_train_on_in_plain_keras_but_not_here(package, digits):
+    model = dense(package)
+    model.compile("adam", "sparse_categorical_crossentropy")
+    model.fit(*digits, verbose=0)
+
+    before = weights(model, "first")
+    model.get_layer("first").trainable = False
+    model.fit(*digits, verbose=0)
+    assert not same(weights(model, "first"), before)  # the pitfall
+
+    before = weights(model, "first")
+    tk.fit(model, digits, epochs=1)
+    assert same(weights(model, "first"), before)
+
+    model.get_layer("first").trainable = True
+    model.compile("adam", "sparse_categorical_crossentropy")
+    model.fit(*digits, verbose=0)
+    tk.freeze(model, [("first", None), (".*", 1.0)])
+    before = weights(model, "first"), weights(model, "second")
+    model.fit(*digits, verbose=0)
+    assert same(weights(model, "first"), before[0])
+    assert not same(weights(model, "second"), before[1])
+
+
+def test_table_decides_inside_of_nested_models_also_if_they_are_frozen_as_a_whole(package, digits):
+    body = package.Sequential(dense(package).layers[:-1], name="body")
+    model = package.Sequential(
+        [package.Input((64,)), body, package.layers.Dense(10, name="answer")]
+    )
+    body.trainable = False
+    tk.freeze(model, [("body/first", None), (".*", 1.0)])
+    assert list(tk.describe(model).index) == ["body/first", "body/second", "answer"]
+    assert list(tk.describe(model)["trained"]) == [0, 16 * 12 + 12, 12 * 10 + 10]
+    before = weights(body, "first"), weights(body, "second")
+    tk.fit(model, digits, epochs=1)
+    assert same(weights(body, "first"), before[0])
+    assert not same(weights(body, "second"), before[1])
+
+
+def test_describe(package):
+    model = with_norm_and_dropout(package)
+    tk.freeze(model, [("answer", 1.0), ("second|norm", 0.1), (".*", None)])
+    table = tk.describe(model)
+    assert list(table.index) == ["first", "normalization", "dropout", "second", "answer"]
+    assert list(table["parameters"]) == [1040, 64, 0, 204, 130]
+    assert list(table["trained"]) == [0, 32, 0, 204, 130]  # moving statistics are not trained
+    assert list(table["factor"]) == ["frozen", "0.1", "frozen", "0.1", "1"]
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ([("frist", None), (".*", 1.0)], "'frist' decides over no layer"),
+        ([(".*", None), ("answer", 1.0)], "'answer' decides over no layer"),
+        ([("answer", 1.0)], "no pattern covers 'first'"),
+        ([("answer", 0.0), (".*", None)], "positive, or None"),
+        ([("answer", -1.0), (".*", None)], "positive, or None"),
+    ],
+)
+def test_wrong_tables_are_refused_and_change_nothing(table, message):
+    model = dense(keras)
+    tk.freeze(model, [("first", None), (".*", 0.5)])
+    before = tk.describe(model)
+    with pytest.raises(ValueError, match=message):
+        tk.freeze(model, table)
+    assert tk.describe(model).equals(before)
+
+
+def test_nothing_left_to_train(package, digits):
+    with pytest.raises(ValueError, match="every layer is frozen"):
+        tk.fit(tk.freeze(dense(package), [(".*", None)]), digits)
+
+
+# --- heads and losses ---------------------------------------------------------------------------
+
+
+def test_replace_head_keeps_the_body_and_gives_logits(package, digits):
+    x, _ = digits
+    source = dense(package)
+    model, again = tk.replace_head(source, 3, seed=1), tk.replace_head(source, 3, seed=1)
+    assert model.get_layer("first") is source.get_layer("first")
+    assert same(model.get_weights()[:4], source.get_weights()[:4])
+    assert same(weights(model, "head"), weights(again, "head"))
+    assert not same(weights(model, "head"), weights(tk.replace_head(source, 3, seed=2), "head"))
+    hidden = x
+    for kernel, bias in (weights(source, "first"), weights(source, "second")):
+        hidden = np.maximum(hidden @ kernel + bias, 0)
+    kernel, bias = weights(model, "head")
+    logits = hidden @ kernel + bias
+    np.testing.assert_allclose(model.predict_on_batch(x), logits, atol=1e-5)
+    odds = np.exp(logits)
+    np.testing.assert_allclose(tk.predict(model, x), odds / odds.sum(1, keepdims=True), atol=1e-5)
+
+
+def test_replace_head_takes_a_softmax_layer_off_too(package):
+    source = dense(package, activation=None)
+    source.add(package.layers.Softmax())
+    model = tk.replace_head(tk.replace_head(source, 3), 4)
+    names = [layer.name for layer in model.layers]
+    assert names[1:] == ["first", "second", "head"]
+    assert model.output_shape == (None, 4)
+
+
+def test_replace_head_needs_a_head(package):
+    with pytest.raises(ValueError, match="no inputs yet"):
+        tk.replace_head(package.Sequential([package.layers.Dense(2)]), 3)
+    layers = [package.Input((4,)), package.layers.Dense(2), package.layers.Dropout(0.1)]
+    with pytest.raises(ValueError, match="no head"):
+        tk.replace_head(package.Sequential(layers), 3)
+    with pytest.raises(TypeError, match="keras or tf_keras model"):
+        tk.fit(object(), (np.zeros((2, 2)), np.zeros(2, int)))
+
+
+@pytest.mark.parametrize("activation", ["softmax", None])
+def test_loss_is_log_loss_of_the_predictions(package, digits, activation):
+    model = dense(package, activation=activation)
+    expected = log_loss(digits[1], tk.predict(model, digits[0]))
+    for size in len(digits[1]), 500:  # also in batches of different sizes
+        history = tk.fit(model, digits, epochs=1, batch_size=size, lr=0.0)
+        assert history["loss"][0] == pytest.approx(expected, rel=1e-5)
+
+
+def test_softmax_and_logits_train_alike(package, digits):
+    """Double softmax would make the one with a softmax learn much more slowly."""
+    losses = []
+    for activation in "softmax", None:
+        losses.append(tk.fit(dense(package, activation=activation), digits, epochs=2)["loss"])
+    np.testing.assert_allclose(*losses, rtol=1e-3)
+
+
+def test_unclear_outputs_are_refused(package, digits):
+    with pytest.raises(ValueError, match="activation sigmoid"):
+        tk.fit(dense(package, activation="sigmoid"), digits)
+    hidden_softmax = package.layers.Activation("linear")
+    model = dense(package)
+    model.add(hidden_softmax)
+    with pytest.raises(ValueError, match="are probabilities"):
+        tk.fit(model, digits)
+
+
+# --- fit ----------------------------------------------------------------------------------------
+
+
+def test_fit_equals_a_loop_by_hand(package, digits):
+    """Same batches, the gradient from a tape, and theta - factor * lr * gradient."""
+    x, y = digits[0][:250], digits[1][:250]
+    ours, theirs = (dense(package, activation=None) for _ in range(2))
+    table = [("answer", 1.0), ("second", 0.1), (".*", None)]
+    tk.freeze(ours, table)
+    history = tk.fit(
+        ours, (x, y), epochs=3, lr=0.5, seed=3, optimizer=package.optimizers.SGD, batch_size=32
+    )
+
+    factors = [0.1, 0.1, 1.0, 1.0]
+    rng, losses = np.random.default_rng(3), []
+    for _ in range(3):
+        order, total = rng.permutation(250), 0.0
+        for start in range(0, 250, 32):
+            rows = order[start : start + 32]
+            with tf.GradientTape() as tape:
+                odds = tf.exp(theirs(x[rows]))
+                p = tf.reduce_sum(odds * tf.one_hot(y[rows], 10), 1) / tf.reduce_sum(odds, 1)
+                loss = -tf.reduce_mean(tf.math.log(p))
+            trained = theirs.trainable_weights[2:]
+            for w, g, factor in zip(trained, tape.gradient(loss, trained), factors, strict=True):
+                w.assign(w - factor * 0.5 * g)
+            total += float(loss) * len(rows)
+        losses.append(total / 250)
+    np.testing.assert_allclose(history["loss"], losses, rtol=1e-5)
+    assert list(history["step"]) == [8, 16, 24]
+    for a, b in zip(ours.get_weights(), theirs.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_fit_equals_keras_with_adam_and_regularization(package, digits):
+    x, y = digits
+    regularized = package.layers.Dense(12, kernel_regularizer="l2", name="middle")
+    ours, theirs = dense(package, regularized), None
+    theirs = package.models.clone_model(ours)
+    theirs.set_weights(ours.get_weights())
+    theirs.compile(package.optimizers.Adam(0.01), "sparse_categorical_crossentropy")
+    tk.fit(ours, digits, epochs=2, lr=0.01, seed=5)
+    rng = np.random.default_rng(5)
+    for _ in range(2):
+        order = rng.permutation(len(y))
+        theirs.fit(x[order], y[order], shuffle=False, verbose=0)
+    for a, b in zip(ours.get_weights(), theirs.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-4)
+
+
+def test_runs_repeat(package, digits):
+    runs = []
+    for seed in 0, 0, 1:
+        model = with_norm_and_dropout(package)
+        tk.fit(model, digits, epochs=1, seed=seed)
+        runs.append(model.get_weights())
+    assert same(runs[0], runs[1])
+    assert not same(runs[0], runs[2])
+
+
+def test_best_weights_are_restored_and_training_stops(package, digits):
+    x, y = digits
+    train, validation = (x[:100], y[:100]), (x[100:600], y[100:600])
+    model = with_norm_and_dropout(package)
+    history = tk.fit(
+        model, train, validation=validation, epochs=60, lr=0.2, batch_size=8, patience=4
+    )
+    best = history["score"].idxmax()
+    assert len(history) == best + 1 + 4 < 60
+    assert history["score"].iloc[-1] < history["score"].max()
+    assert tk.evaluate(model, validation) == history["score"].max()
+    predicted = model.predict(validation[0], verbose=0).argmax(1)
+    assert accuracy_score(validation[1], predicted) == history["score"].max()
+
+
+def test_metric_chooses(package, digits):
+    """A metric that falls from the first epoch on keeps the weights of the first."""
+    calls = iter(range(100))
+    model, one = dense(package), dense(package)
+    tk.fit(model, digits, validation=digits, epochs=3, metric=lambda true, found: -next(calls))
+    tk.fit(one, digits, epochs=1)
+    assert same(model.get_weights(), one.get_weights())
+
+
+def test_training_that_fails_says_where_and_leaves_good_weights(package, digits):
+    x, y = digits
+    model = dense(package, activation=None)  # whose relu makes 0 of NaN
+    start = model.get_weights()
+    broken = x.copy()
+    broken[7, 3] = np.nan
+    with pytest.raises(tk.TrainingError, match=r"gradient nan, at step 0, rows .*\b7\b"):
+        tk.fit(model, (broken, y), batch_size=len(y))
+    assert same(model.get_weights(), start)
+    with pytest.raises(tk.TrainingError, match="weights are not finite at step 1, epoch 1"):
+        tk.fit(model, digits, batch_size=len(y), lr=np.inf, optimizer=package.optimizers.SGD)
+    assert same(model.get_weights(), start)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x, y: (x, np.eye(10)[y]), "argmax"),
+        (lambda x, y: (x, y.astype(float)), "must be integers"),
+        (lambda x, y: (x, y + 1), "1 to 10, but the model has 10 outputs"),
+        (lambda x, y: (x, y - 1), "-1 to 8"),
+        (lambda x, y: (x[1:], y), "1796 examples and 1797 classes"),
+        (lambda x, y: (x[:0], y[:0]), "at least one"),
+    ],
+)
+def test_wrong_data_are_refused(digits, change, message):
+    with pytest.raises(ValueError, match=message):
+        tk.fit(dense(keras), change(*digits))
+    with pytest.raises(ValueError, match=message):
+        tk.fit(dense(keras), digits, validation=change(*digits))
+
+
+def test_patience_needs_validation(digits):
+    with pytest.raises(ValueError, match="needs validation"):
+        tk.fit(dense(keras), digits, patience=1)
+
+
+def test_models_built_by_their_first_batch(package, digits):
+    layers = [package.layers.Dense(8, activation="relu"), package.layers.Dense(10)]
+    history = tk.fit(package.Sequential(layers), (digits[0].astype(float), digits[1]), epochs=2)
+    assert history["loss"][1] < history["loss"][0]
+
+
+def test_bar_heeds_the_switches(digits, monkeypatch, capfd):
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    tk.fit(dense(keras), digits, epochs=1)
+    assert capfd.readouterr().out == ""
+
+
+def test_hub_layers_are_frozen_and_trained(tmp_path):
+    """A SavedModel in the hub's format, texts in: ``KerasLayer`` in a tf_keras model."""
+    hub = pytest.importorskip("tensorflow_hub")
+
+    class Lengths(tf.train.Checkpoint):
+        def __init__(self):
+            super().__init__()
+            self.scale = tf.Variable([[1.0, 2.0]])
+            self.variables = self.trainable_variables = [self.scale]
+            self.regularization_losses = []
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
+        def __call__(self, texts):
+            return tf.cast(tf.strings.length(texts), tf.float32)[:, None] * self.scale
+
+    tf.saved_model.save(Lengths(), str(tmp_path))
+    texts, y = ["a", "bb", "a much longer one", "another long one"] * 8, np.array([0, 0, 1, 1] * 8)
+    body = hub.KerasLayer(str(tmp_path), input_shape=[], dtype=tf.string, name="body")
+    model = tf_keras.Sequential([body, tf_keras.layers.Dense(2, name="head")])
+    tk.freeze(model, [("head", 1.0), (".*", None)])
+    assert list(tk.describe(model)["factor"]) == ["frozen", "1"]
+    tk.fit(model, (texts, y), epochs=1)
+    assert same(body.get_weights(), [[[1.0, 2.0]]])
+    tk.freeze(model, [("head", 1.0), ("body", 0.01)])
+    tk.fit(model, (texts, y), epochs=20, lr=0.1)
+    assert not same(body.get_weights(), [[[1.0, 2.0]]])
+    assert tk.evaluate(model, (texts, y)) == 1.0
+
+
+# --- files --------------------------------------------------------------------------------------
+
+
+def test_pretrain_save_load_and_fine_tune(package, digits, tmp_path):
+    """Listings L3 and L2 in one: digits 0 to 4 are the source task, 5 to 9 the target task."""
+    x, y = digits
+    low, high = y < 5, y >= 5
+    source = dense(package, n_classes=5)
+    tk.fit(source, (x[low], y[low]), epochs=10, lr=0.01)
+    tk.save(source, tmp_path / "pretrained_model.h5")
+    model = tk.replace_head(tk.load(tmp_path / "pretrained_model.h5"), 5)
+    tk.freeze(model, [("head", 1.0), (".*", None)])
+    target, test = (x[high][:300], y[high][:300] - 5), (x[high][300:], y[high][300:] - 5)
+    assert tk.evaluate(model, test) < 0.4
+    tk.fit(model, target, epochs=20, lr=0.01)
+    with_head = tk.evaluate(model, test)
+    assert same(weights(model, "first"), weights(source, "first"))
+    assert with_head > 0.5
+    tk.freeze(model, [("head", 1.0), (".*", 0.3)])
+    tk.fit(model, target, epochs=20, lr=0.01)
+    assert tk.evaluate(model, test) > max(0.9, with_head)
+
+
+def test_files_give_the_same_predictions_in_another_process(digits, tmp_path):
+    expected = {}
+    for package in keras, tf_keras:
+        model = with_norm_and_dropout(package)
+        tk.freeze(model, [("first|norm", None), (".*", 0.5)])
+        tk.fit(model, digits, epochs=1)
+        for suffix in ".keras", ".h5":
+            name = package.__name__ + suffix
+            tk.save(model, tmp_path / name)
+            expected[name] = tk.predict(model, digits[0])
+            expected[name + " trained"] = tk.describe(model)["trained"].to_numpy()
+    assert len(list(tmp_path.iterdir())) == 4  # no parts are left behind
+    np.save(tmp_path / "x.npy", digits[0])
+    code = f"""
+import sys
+import numpy as np
+import tlbook.keras as tk
+assert "torch" not in sys.modules
+x, found = np.load(r"{tmp_path}/x.npy"), {{}}
+for name in {[name for name in expected if " " not in name]}:
+    model = tk.load(rf"{tmp_path}/{{name}}")
+    assert type(model).__module__.split(".")[0] == name.split(".")[0]
+    found[name] = tk.predict(model, x)
+    found[name + " trained"] = tk.describe(model)["trained"].to_numpy()
+np.savez(r"{tmp_path}/found.npz", **found)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    found = np.load(tmp_path / "found.npz")
+    assert set(found) == set(expected)
+    for name, predictions in expected.items():
+        assert np.array_equal(found[name], predictions), name
+
+
+def test_code_in_a_legacy_file_does_not_run(tmp_path):
+    """A Lambda in ``.h5`` is bytecode: ``tf_keras`` runs it, whatever it does."""
+    marker = tmp_path / "marker"
+    code = eval(f"lambda x: (open({str(marker)!r}, 'w').close(), x)[1]")
+    model = tf_keras.Sequential([tf_keras.Input((2,)), tf_keras.layers.Lambda(code)])
+    model.save(tmp_path / "bad.h5")
+    marker.unlink()
+    with pytest.raises(ValueError, match="can be any code"):
+        tk.load(tmp_path / "bad.h5")
+    assert not marker.exists()
+    tf_keras.models.load_model(tmp_path / "bad.h5")
+    assert marker.exists()  # it was dangerous
+
+
+def test_modules_that_a_file_names_are_not_imported(tmp_path, monkeypatch):
+    (tmp_path / "intruder.py").write_text("from tf_keras import Sequential as Intruder")
+    monkeypatch.syspath_prepend(tmp_path)
+    dense(tf_keras).save(tmp_path / "good.keras")
+    with zipfile.ZipFile(tmp_path / "good.keras") as good:
+        config = json.loads(good.read("config.json"))
+        intruder = {"module": "intruder", "class_name": "Intruder", "registered_name": "Intruder"}
+        config |= intruder
+        with zipfile.ZipFile(tmp_path / "bad.keras", "w") as bad:
+            for name in good.namelist():
+                content = json.dumps(config) if name == "config.json" else good.read(name)
+                bad.writestr(name, content)
+    with pytest.raises(ValueError, match="intruder"):
+        tk.load(tmp_path / "bad.keras")
+    assert "intruder" not in sys.modules
+    tf_keras.models.load_model(tmp_path / "bad.keras")
+    assert "intruder" in sys.modules  # it was dangerous
+
+
+def test_other_files_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"ends in \.keras"):
+        tk.save(dense(keras), tmp_path / "model.pkl")
+    with pytest.raises(FileNotFoundError, match="there is no model"):
+        tk.load(tmp_path / "model.keras")
+    for name in "model.keras", "model.h5":
+        (tmp_path / name).write_bytes(b"not a model")
+        with pytest.raises(ValueError, match="not a whole Keras model"):
+            tk.load(tmp_path / name)
+    whole = tmp_path / "whole.keras"
+    tk.save(dense(keras), whole)
+    shutil.copy(whole, tmp_path / "half.keras")
+    (tmp_path / "half.keras").write_bytes(whole.read_bytes()[:5000])
+    with pytest.raises(ValueError, match="not a whole Keras model"):
+        tk.load(tmp_path / "half.keras")
