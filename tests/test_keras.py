@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from contextlib import suppress
 
 import keras
 import numpy as np
@@ -13,6 +14,7 @@ import tensorflow as tf
 import tf_keras
 from sklearn.datasets import load_digits
 from sklearn.metrics import accuracy_score, log_loss
+from tqdm import tqdm
 
 import tlbook.keras as tk
 
@@ -166,6 +168,36 @@ def test_wrong_tables_are_refused_and_change_nothing(table, message):
     with pytest.raises(ValueError, match=message):
         tk.freeze(model, table)
     assert tk.describe(model).equals(before)
+
+
+def test_weights_outside_of_layers_are_refused(package, digits):
+    class Scaled(package.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = package.layers.Dense(10)
+            self.scale = self.add_weight(shape=(64,), name="scale", initializer="ones")
+
+        def call(self, x):
+            return self.dense(x * self.scale)
+
+    model = Scaled()
+    tk.fit(model, digits, epochs=1)
+    with pytest.raises(ValueError, match=r"outside of layers.*scale"):
+        tk.freeze(model, [(".*", None)])
+
+
+@pytest.mark.filterwarnings("ignore:The object being serialized includes a `lambda`")
+def test_models_compiled_with_code_must_be_compiled_by_hand(package, digits):
+    model = dense(package)
+    loss = package.losses.sparse_categorical_crossentropy
+    model.compile("sgd", lambda true, found: loss(true, found))
+    model.fit(*digits, verbose=0)
+    with pytest.raises(ValueError, match=r"compile.* again"):
+        tk.freeze(model, [("first", None), (".*", 1.0)])
+    before = weights(model, "first")
+    with suppress(ValueError):  # tf_keras refuses; Keras 3 goes on with the old loss
+        model.fit(*digits, verbose=0)
+    assert same(weights(model, "first"), before)
 
 
 def test_nothing_left_to_train(package, digits):
@@ -367,10 +399,12 @@ def test_models_built_by_their_first_batch(package, digits):
     assert history["loss"][1] < history["loss"][0]
 
 
-def test_bar_heeds_the_switches(digits, monkeypatch, capfd):
-    monkeypatch.setenv("TQDM_DISABLE", "1")
+def test_bar(digits, monkeypatch, capsys):
+    monkeypatch.setattr(tk, "tqdm", lambda **options: tqdm(**options | {"delay": 0}))
+    tk.fit(dense(keras), digits, epochs=1, progress=False)
+    assert capsys.readouterr().err == ""
     tk.fit(dense(keras), digits, epochs=1)
-    assert capfd.readouterr().out == ""
+    assert "/57" in capsys.readouterr().err
 
 
 def test_hub_layers_are_frozen_and_trained(tmp_path):

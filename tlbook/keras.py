@@ -62,8 +62,10 @@ def freeze(model, table: Table):
 
     Raises
     ------
-    ValueError : a pattern decides over no layer, no pattern covers a layer, or a factor is not
-        positive; the model is then as it was
+    ValueError : a pattern decides over no layer, no pattern covers a layer, a factor is not
+        positive, or the model has weights outside of layers; the model is then as it was.
+        Or it was compiled with a function that Keras cannot restore, such as a lambda: it is frozen
+        as asked, and must be compiled by hand
     """
     factors, decided = {}, set()
     for name, layer in _layers(model):
@@ -84,13 +86,23 @@ def freeze(model, table: Table):
             )
         if factor is not None and not factor > 0:
             raise ValueError(f"factor {factor} of {pattern!r}: positive, or None for frozen")
+    inside = {id(weight) for layer in factors for weight in layer.weights}
+    if outside := [weight.name for weight in model.weights if id(weight) not in inside]:
+        raise ValueError(f"weights outside of layers, which no pattern reaches: {outside}")
     compiled = model.get_compile_config()
     model.trainable = True  # a model that is frozen as a whole hides its layers' own flags
     for layer, factor in factors.items():
         layer.trainable = factor is not None
         layer.lr_factor = factor or 1.0
     if compiled:
-        model.compile_from_config(compiled)
+        try:
+            model.compile_from_config(compiled)
+        except (TypeError, ValueError) as error:
+            model.compile()  # forgets the step made for what was trainable before
+            raise ValueError(
+                "the model is frozen as asked, but was compiled with a function that Keras cannot "
+                "restore: call model.compile(...) again"
+            ) from error
     return model
 
 
@@ -185,6 +197,7 @@ def fit(
 
     Parameters
     ----------
+    model : its weights in float32, or mixed with bfloat16 (with float16, losses need scaling)
     train, validation : (examples, classes); without validation the last weights stay
     lr : learning rate; a layer's own is this times its factor, see :func:`freeze`
     optimizer : learning rate -> optimizer; by default Adam, as in the listings. It starts anew
