@@ -1,0 +1,508 @@
+"""The loop against independent implementations, and its promises."""
+
+import json
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import f1_score
+from torch import nn
+from torch.optim import SGD, AdamW
+from transformers import BertConfig, BertForSequenceClassification
+
+from tlbook.freezing import ALL, head_only, param_groups
+from tlbook.objectives import classification, l2_sp
+from tlbook.training import (
+    Batches,
+    TrainingError,
+    evaluate,
+    fit,
+    predict,
+    steps,
+    tokenized,
+    warmup_linear,
+)
+
+
+def tiny_bert(dropout: float = 0.0, seed: int = 0) -> BertForSequenceClassification:
+    torch.manual_seed(seed)
+    config = BertConfig(
+        vocab_size=50,
+        hidden_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=40,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
+        num_labels=2,
+    )
+    return BertForSequenceClassification(config)
+
+
+def sentences(n: int = 60, seed: int = 0) -> dict:
+    """Token ids of different lengths; the label is whether token 7 occurs."""
+    rng = np.random.default_rng(seed)
+    ids = [rng.integers(3, 50, rng.integers(3, 20)).tolist() for _ in range(n)]
+    for row in range(0, n, 2):
+        ids[row][0] = 7
+    return {"input_ids": ids, "labels": np.array([int(7 in row) for row in ids])}
+
+
+def vectors(n: int = 64, d: int = 5, seed: int = 0) -> dict:
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(n, d)).astype(np.float32)
+    y = (x @ rng.normal(size=d) + rng.normal(0, 0.5, n) > 0).astype(np.int64)
+    return {"x": x, "labels": y}
+
+
+def linear(d: int = 5, seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(d, 2))
+
+
+def weights(model: nn.Module) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+# --- batches ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", [None, 0])
+def test_every_epoch_sees_every_example_once(seed):
+    batches = Batches(sentences(50), size=8, epochs=3, seed=seed)
+    rows = [batch.rows for batch in batches]
+    assert len(rows) == len(batches) == 21
+    for epoch in range(3):
+        assert sorted(np.concatenate(rows[7 * epoch : 7 * epoch + 7])) == list(range(50))
+
+
+def test_order_is_of_the_seed_and_differs_between_epochs():
+    one, same, other = (
+        [tuple(batch.rows) for batch in Batches(sentences(), size=8, epochs=2, seed=seed)]
+        for seed in (3, 3, 4)
+    )
+    assert one == same != other
+    assert one[:8] != one[8:]
+    assert set(map(frozenset, one[:8])) != set(map(frozenset, one[8:]))  # not only shuffled
+
+
+@pytest.mark.parametrize("start", [0, 3, 8, 13])
+def test_starting_later_gives_the_same_batches(start):
+    batches = Batches(sentences(), size=8, epochs=2)
+    late = [tuple(batch.rows) for batch in batches.starting_at(start)]
+    assert late == [tuple(batch.rows) for batch in batches][start:]
+
+
+def test_texts_are_padded_little_and_masked_right():
+    columns = sentences(300)
+    batches = Batches(columns, size=16)
+    tokens = padded = 0
+    for batch in batches:
+        lengths = [len(columns["input_ids"][row]) for row in batch.rows]
+        assert batch["attention_mask"].sum(1).tolist() == lengths
+        for ids, row, length in zip(batch["input_ids"], batch.rows, lengths, strict=True):
+            assert ids[:length].tolist() == columns["input_ids"][row]
+            assert not ids[length:].any()
+        tokens, padded = tokens + sum(lengths), padded + batch["input_ids"].numel()
+    assert padded < 1.12 * tokens  # without buckets it is about 1.7
+    assert batch["labels"].tolist() == columns["labels"][batch.rows].tolist()
+
+
+def test_columns_must_agree():
+    with pytest.raises(ValueError, match="same number of examples"):
+        Batches({"x": np.zeros((3, 2)), "labels": np.zeros(4)}, size=2)
+    with pytest.raises(ValueError, match="must be at least 1"):
+        Batches(vectors(), size=0)
+
+
+# --- the loop against others --------------------------------------------------------------------
+
+
+def test_the_loop_equals_trainer_bit_for_bit(tmp_path):
+    """Same model, same order, dropout 0: transformers' Trainer ends with the same weights."""
+    from transformers import Trainer, TrainingArguments
+
+    columns = sentences(40)
+    batches = Batches(columns, size=8, epochs=2, seed=1)
+    ordered = [dict(batch) for batch in batches]
+
+    class InOurOrder(Trainer):
+        def get_train_dataloader(self):
+            return self.accelerator.prepare(ordered[: len(ordered)])
+
+    theirs = tiny_bert()
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path),
+        learning_rate=1e-3,
+        weight_decay=0.0,
+        lr_scheduler_type="linear",
+        warmup_steps=2,
+        max_steps=len(ordered),
+        max_grad_norm=1.0,
+        optim="adamw_torch",
+        report_to=[],
+        save_strategy="no",
+        logging_steps=1000,
+        disable_tqdm=True,
+        use_cpu=True,
+    )
+    InOurOrder(theirs, arguments).train()
+
+    ours = tiny_bert()
+    optimizer = AdamW(param_groups(ours, ALL, lr=1e-3, weight_decay=0.0))
+    for _ in steps(ours, classification(), batches, optimizer, schedule=warmup_linear(0.2)):
+        pass
+    assert torch.equal(weights(ours), weights(theirs))
+    assert not torch.equal(weights(ours), weights(tiny_bert()))
+
+
+def test_a_linear_probe_equals_logistic_regression():
+    columns = vectors(200)
+    model = linear()
+    x, y = torch.from_numpy(columns["x"]), torch.from_numpy(columns["labels"])
+    penalty = 1 / len(y)  # scikit-learn's C=1, per example; bias free
+    batch = Batches(columns, size=200, epochs=400, seed=None)
+    optimizer = SGD(model.parameters(), lr=2.0)
+
+    def loss_fn(model, batch):
+        loss, logs = classification()(model, batch)
+        return loss + penalty / 2 * (model[0].weight ** 2).sum(), logs
+
+    for _ in steps(model, loss_fn, batch, optimizer, clip=None):
+        pass
+    # two logits with a penalty on each are one logit with half the penalty
+    oracle = LogisticRegression(C=2.0, tol=1e-8, max_iter=1000).fit(x, y)
+    difference = (model[0].weight[1] - model[0].weight[0]).detach().numpy()
+    assert difference == pytest.approx(oracle.coef_[0], abs=1e-3)
+    assert (
+        predict(model, Batches(columns, 64, seed=None)).argmax(1).tolist()
+        == oracle.predict(x).tolist()
+    )
+
+
+@pytest.mark.parametrize("accumulate", [2, 3, 5])
+def test_accumulation_equals_the_large_batch(accumulate):
+    """Also where batches differ in size and the last window is not full: 22 rows in 4s."""
+    columns = vectors(22)
+    large, small = linear(), linear()
+    order = Batches(columns, size=4, seed=None)
+    rows = [batch.rows for batch in order]
+    for start in range(0, len(rows), accumulate):
+        window = np.concatenate(rows[start : start + accumulate])
+        loss, _ = classification()(large, order.batch(window))
+        loss.backward()
+        with torch.no_grad():
+            for parameter in large.parameters():
+                parameter -= 0.1 * parameter.grad
+                parameter.grad = None
+    optimizer = SGD(small.parameters(), lr=0.1)
+    done = list(steps(small, classification(), order, optimizer, clip=None, accumulate=accumulate))
+    assert [step.examples for step in done] == [
+        len(np.concatenate(rows[s : s + accumulate])) for s in range(0, len(rows), accumulate)
+    ]
+    assert weights(small) == pytest.approx(weights(large), abs=1e-6)
+
+
+def test_class_weights_do_not_depend_on_the_cut():
+    columns = vectors(24)
+    loss_fn = classification(class_weights=torch.tensor([0.3, 3.0]))
+    whole, cut = linear(), linear()
+    for model, size, accumulate in ((whole, 24, 1), (cut, 5, 5)):
+        optimizer = SGD(model.parameters(), lr=0.1)
+        batches = Batches(columns, size=size, seed=None)
+        list(steps(model, loss_fn, batches, optimizer, accumulate=accumulate))
+    assert weights(cut) == pytest.approx(weights(whole), abs=1e-6)
+
+
+def test_gradients_are_clipped():
+    columns = vectors()
+    model = linear()
+    before = weights(model)
+    (step,) = steps(
+        model, classification(), Batches(columns, 64), SGD(model.parameters(), lr=1.0), clip=0.01
+    )
+    assert step.gradient_norm > 0.01
+    assert torch.linalg.norm(weights(model) - before) == pytest.approx(0.01, rel=1e-3)
+
+
+def test_schedule_rises_and_falls():
+    schedule = warmup_linear(0.2)
+    factors = [schedule(step, 10) for step in range(10)]
+    assert factors[:3] == [0, 0.5, 1]
+    assert factors[-1] == pytest.approx(1 / 8)
+    assert all(np.diff(factors[2:]) < 0)
+
+
+def test_l2_sp_pulls_to_the_start_and_spares_the_head():
+    model = tiny_bert()
+    start = {name: p.detach().clone() for name, p in model.named_parameters()}
+    drift = {}
+    for strength in (0.0, 10.0):
+        trained = tiny_bert()
+        loss_fn = l2_sp(classification(), trained, strength)
+        optimizer = AdamW(param_groups(trained, ALL, lr=1e-3))
+        logs = [
+            step.logs["distance"]
+            for step in steps(trained, loss_fn, Batches(sentences(), 8), optimizer)
+        ]
+        assert logs[0] == 0 < logs[-1]
+        drift[strength] = sum(
+            ((p - start[name]) ** 2).sum().item()
+            for name, p in trained.named_parameters()
+            if "classifier" not in name
+        )
+    assert drift[10.0] < 0.5 * drift[0.0]
+
+
+def test_l2_sp_equals_ridge_on_the_residual():
+    """For a linear model with squared loss, pulling to w0 is ridge regression of what w0 leaves."""
+    from sklearn.linear_model import Ridge
+
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(50, 4)).astype(np.float32)
+    y = (x @ rng.normal(size=4) + rng.normal(0, 0.1, 50)).astype(np.float32)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 1, bias=False))
+    w0 = model[0].weight.detach().numpy().copy()[0]
+
+    def squared(model, batch):
+        return ((model(batch["x"])[:, 0] - batch["labels"]) ** 2).mean(), {}
+
+    strength = 0.8  # strength / 2 * |w - w0|^2 beside a mean: ridge's alpha is n * strength / 2
+    batches = Batches({"x": x, "labels": y}, size=50, epochs=500, seed=None)
+    optimizer = SGD(model.parameters(), lr=0.1)
+    list(steps(model, l2_sp(squared, model, strength), batches, optimizer, clip=None))
+    ridge = Ridge(alpha=50 * strength / 2, fit_intercept=False).fit(x, y - x @ w0)
+    assert model[0].weight.detach().numpy()[0] == pytest.approx(w0 + ridge.coef_, abs=1e-4)
+
+
+# --- promises -----------------------------------------------------------------------------------
+
+
+def test_a_loss_that_is_not_finite_names_step_and_rows():
+    columns = vectors()
+    columns["x"][13, 0] = np.nan
+    model = linear()
+    with pytest.raises(TrainingError, match=r"loss is nan at step \d, on rows \[.*13.*\]"):
+        list(steps(model, classification(), Batches(columns, 16), SGD(model.parameters(), lr=0.1)))
+    assert torch.isfinite(weights(model)).all()
+
+
+def test_predictions_come_in_order_and_leave_the_mode():
+    model = tiny_bert(dropout=0.5)
+    model.train()
+    columns = sentences(30)
+    shuffled = predict(model, Batches(columns, size=4, seed=3))
+    ordered = predict(model, Batches(columns, size=1, seed=None))
+    assert shuffled == pytest.approx(ordered, abs=1e-5)
+    assert model.training and model.bert.encoder.layer[0].training
+    assert evaluate(model, Batches(columns, 7), f1_score) == pytest.approx(
+        f1_score(columns["labels"], ordered.argmax(1))
+    )
+
+
+def test_the_body_of_the_loop_may_evaluate():
+    """Evaluating inside the loop changes neither the mode of the next step nor its result."""
+    runs = []
+    for look in (False, True):
+        torch.manual_seed(0)
+        model = tiny_bert(dropout=0.0)
+        optimizer = AdamW(param_groups(model, ALL, lr=1e-3))
+        for _ in steps(model, classification(), Batches(sentences(), 8), optimizer):
+            if look:
+                evaluate(model, Batches(sentences(), 8))
+                model.eval()
+        runs.append(weights(model))
+    assert torch.equal(*runs)
+
+
+# --- fit ----------------------------------------------------------------------------------------
+
+
+def trained(dropout=0.2, epochs=6, checkpoint=None, stop_at=None, **options):
+    """A run of ``fit``; ``stop_at`` interrupts it in the middle as Ctrl-C would."""
+    model = tiny_bert(dropout)
+    optimizer = AdamW(param_groups(model, ALL, lr=2e-3), fused=True)
+    torch.manual_seed(1)
+    loss_fn, count = classification(), 0
+
+    def interrupting(model, batch):
+        nonlocal count
+        count += 1
+        if count == stop_at:
+            raise KeyboardInterrupt
+        return loss_fn(model, batch)
+
+    history = fit(
+        model,
+        interrupting,
+        Batches(sentences(60), size=8, epochs=epochs, seed=2),
+        optimizer,
+        validation=Batches(sentences(40, seed=5), size=16, seed=None),
+        checkpoint=checkpoint,
+        schedule=warmup_linear(),
+        **options,
+    )
+    return model, history
+
+
+@pytest.mark.parametrize(("every", "stop_at"), [(8, 20), (5, 33), (3, 7)])
+def test_a_resumed_run_is_the_straight_run_bit_for_bit(tmp_path, every, stop_at):
+    """With dropout, a schedule, momentum, and the interruption in the middle of an epoch."""
+    straight, history = trained(every=every)
+    file = tmp_path / "run.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        trained(every=every, checkpoint=file, stop_at=stop_at)
+    resumed, resumed_history = trained(every=every, checkpoint=file)
+    assert torch.equal(weights(straight), weights(resumed))
+    columns = ["step", "epoch", "loss", "score"]
+    assert history[columns].equals(resumed_history[columns])
+
+
+def test_a_finished_run_is_not_run_again(tmp_path):
+    file = tmp_path / "run.safetensors"
+    model, history = trained(checkpoint=file)
+    again, same = trained(checkpoint=file, stop_at=1)  # would be interrupted at its first batch
+    assert torch.equal(weights(model), weights(again))
+    assert history.equals(same)
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path):
+    trained(checkpoint=tmp_path / "run")
+    with pytest.raises(ValueError, match="belongs to another run"):
+        trained(checkpoint=tmp_path / "run", epochs=7)
+
+
+def test_checkpoints_leave_nothing_half_written(tmp_path, monkeypatch):
+    from tlbook import training
+
+    file = tmp_path / "run"
+    trained(checkpoint=file)
+    before = file.read_bytes()
+
+    def failing(tensors, path, metadata):
+        path.write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(training, "save_file", failing)
+    file.rename(tmp_path / "kept")
+    with pytest.raises(OSError, match="No space"):
+        trained(checkpoint=file)
+    assert not file.exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+    assert (tmp_path / "kept").read_bytes() == before
+
+
+def test_a_bad_loss_keeps_the_last_good_checkpoint(tmp_path):
+    file = tmp_path / "run"
+    columns = vectors(64)
+    model = linear()
+    calls = 0
+
+    def loss_fn(model, batch):
+        nonlocal calls
+        calls += 1
+        loss, logs = classification()(model, batch)
+        return (loss * math.inf if calls == 7 else loss), logs
+
+    with pytest.raises(TrainingError, match="loss is inf at step 6"):
+        fit(
+            model,
+            loss_fn,
+            Batches(columns, 16, epochs=3),
+            SGD(model.parameters(), lr=0.1),
+            checkpoint=file,
+        )
+    from safetensors import safe_open
+
+    with safe_open(file, framework="pt") as content:
+        assert json.loads(content.metadata()["state"])["done"] == 4
+
+
+def test_early_stopping_restores_the_best_weights():
+    model, history = trained(epochs=30, patience=3)
+    best = history["score"].max()
+    assert len(history) < 30
+    assert history["score"].iloc[-3:].max() <= best
+    validation = Batches(sentences(40, seed=5), size=16, seed=None)
+    assert evaluate(model, validation) == best
+
+
+def test_patience_needs_validation():
+    model = linear()
+    with pytest.raises(ValueError, match="early stopping selects on it"):
+        fit(
+            model,
+            classification(),
+            Batches(vectors(), 8),
+            SGD(model.parameters(), lr=0.1),
+            patience=2,
+        )
+
+
+def test_frozen_layers_are_not_in_the_checkpoint(tmp_path):
+    from safetensors import safe_open
+
+    model = tiny_bert()
+    optimizer = AdamW(param_groups(model, head_only(), lr=1e-3))
+    fit(model, classification(), Batches(sentences(), 8), optimizer, checkpoint=tmp_path / "run")
+    with safe_open(tmp_path / "run", framework="pt") as content:
+        names = [name for name in content.keys() if name.startswith("model:")]  # noqa: SIM118
+    assert any("classifier" in name for name in names)
+    assert not any("encoder" in name for name in names)
+
+
+TWO = """
+import sys, torch, numpy as np
+from accelerate import Accelerator
+from torch.optim import SGD
+sys.path.insert(0, {tests!r})
+from test_training import sentences, tiny_bert, weights
+from tlbook.freezing import ALL, param_groups
+from tlbook.objectives import classification
+from tlbook.training import Batches, evaluate, steps
+accelerator = Accelerator(cpu=True)
+model = tiny_bert()
+optimizer = SGD(param_groups(model, ALL, lr=0.1, weight_decay=0.0))
+batches = Batches(sentences(21), size=4, epochs=2)  # the last batch of an epoch has one row
+training = steps(model, classification(), batches, optimizer, accelerator=accelerator)
+losses = [step.loss for step in training]
+score = evaluate(model, Batches(sentences(21), 4, seed=None), accelerator=accelerator)
+if accelerator.is_main_process:
+    torch.save({{"losses": losses, "weights": weights(model), "score": score,
+                 "processes": accelerator.num_processes}}, sys.argv[1])
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one(tmp_path):
+    """The same script alone and under torchrun: same losses, weights and score."""
+    from pathlib import Path
+
+    script = tmp_path / "train.py"
+    script.write_text(TWO.format(tests=str(Path(__file__).parent)))
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    results = []
+    for launcher, name in (([], "one"), (torchrun, "two")):
+        command = [sys.executable, *launcher, str(script), str(tmp_path / name)]
+        run = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        assert run.returncode == 0, run.stderr[-2000:]
+        results.append(torch.load(tmp_path / name, weights_only=True))
+    one, two = results
+    assert (one["processes"], two["processes"]) == (1, 2)
+    assert two["losses"] == pytest.approx(one["losses"], abs=1e-5)
+    assert two["weights"] == pytest.approx(one["weights"], abs=1e-5)
+    assert two["score"] == one["score"]
+
+
+def test_tokenized_texts_keep_their_lengths():
+    from tlbook.pretrained import load
+
+    columns = tokenized(load("minilm-l6").tokenizer, ["one", "one two three"], [0, 1])
+    assert [len(ids) for ids in columns["input_ids"]] == [3, 5]
+    assert columns["labels"].tolist() == [0, 1]

@@ -1,0 +1,215 @@
+"""Freezing as a table of (pattern, factor), one row per group of layers.
+
+The first pattern found in a parameter's name decides. A factor multiplies the learning rate; the
+factor ``None`` means frozen (冻结)::
+
+    table = [("classifier", 1.0), (r"layer\\.[45]\\.", 0.3), (".*", None)]
+    groups = param_groups(model, table, lr=5e-5)
+    optimizer = torch.optim.AdamW(groups)
+
+Frozen means frozen: no gradient, no weight decay, no BatchNorm statistics, no dropout, not in the
+optimizer. :func:`train_mode` sees to the layers, :func:`audit_frozen` proves it.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import pandas as pd
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+#: Rows of (regular expression searched in parameter names, factor of the learning rate or None).
+Table = Sequence[tuple[str, float | None]]
+
+ALL: Table = ((".*", 1.0),)
+
+
+def head_only(head: str = "classifier") -> Table:
+    """Train the head; everything else is frozen."""
+    return (head, 1.0), (".*", None)
+
+
+def last_layers(model: nn.Module, k: int, head: str = "classifier|pooler") -> Table:
+    """Train the head and the last ``k`` numbered layers (``layer.4.``, ``blocks.15.``, ...)."""
+    numbers = sorted(
+        {int(found[1]) for name, _ in model.named_parameters() if (found := _layer(name))}
+    )
+    if not 0 <= k <= len(numbers):
+        raise ValueError(f"k={k}, but the model has {len(numbers)} numbered layers")
+    chosen = "|".join(str(number) for number in numbers[len(numbers) - k :])
+    layers = [(rf"(?:layers?|blocks?|h)\.(?:{chosen})\.", 1.0)] if k else []
+    return (head, 1.0), *layers, (".*", None)
+
+
+def bias_only(head: str = "classifier") -> Table:
+    """Train the head and the biases (BitFit: Ben Zaken et al., 2022)."""
+    return (head, 1.0), (r"bias$", 1.0), (".*", None)
+
+
+def discriminative(model: nn.Module, decay: float, head: str = "classifier|pooler") -> Table:
+    """A learning rate that falls by ``decay`` with each layer below the head (Howard and Ruder,
+    2018, section 3.2)."""
+    numbers = sorted(
+        {int(found[1]) for name, _ in model.named_parameters() if (found := _layer(name))}
+    )
+    depth = len(numbers)
+    layers = [
+        (rf"(?:layers?|blocks?|h)\.{number}\.", decay ** (depth - position))
+        for position, number in enumerate(numbers)
+    ]
+    return (head, 1.0), *layers, (".*", decay ** (depth + 1))
+
+
+def _layer(name: str) -> re.Match | None:
+    return re.search(r"(?:layers?|blocks?|h)\.(\d+)\.", name)
+
+
+def param_groups(
+    model: nn.Module, table: Table, lr: float, weight_decay: float = 0.01
+) -> list[dict]:
+    """Freeze a model by the table, and the parameter groups for an optimizer.
+
+    Weight decay goes on matrices only: biases and normalization are left alone.
+
+    Returns
+    -------
+    One group per factor and kind with ``params``, ``lr``, ``weight_decay``; no frozen parameter.
+
+    Raises
+    ------
+    ValueError : a pattern decides over no parameter, no pattern covers a parameter, or all are
+        frozen
+    """
+    factor = _factors(model, table)
+    groups: dict[tuple, list] = {}
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(factor[name] is not None)
+        if parameter.requires_grad:
+            decayed = weight_decay if parameter.ndim >= 2 else 0.0
+            groups.setdefault((lr * factor[name], decayed), []).append(parameter)
+        else:
+            parameter.grad = None
+    if not groups:
+        raise ValueError("the table freezes every parameter: there is nothing left to train")
+    return [
+        {"params": parameters, "lr": rate, "weight_decay": decay}
+        for (rate, decay), parameters in groups.items()
+    ]
+
+
+def _factors(model: nn.Module, table: Table) -> dict[str, float | None]:
+    """Parameter name -> factor, by the first pattern found in the name."""
+    decided = {pattern: 0 for pattern, _ in table}
+    factors = {}
+    for name, _ in model.named_parameters():
+        for pattern, factor in table:
+            if re.search(pattern, name):
+                factors[name] = factor
+                decided[pattern] += 1
+                break
+        else:
+            raise ValueError(
+                f"no pattern covers {name!r}: end the table with ('.*', None) or ('.*', 1.0)"
+            )
+    if idle := [pattern for pattern, count in decided.items() if not count]:
+        names = [name for name, _ in model.named_parameters()]
+        raise ValueError(
+            f"pattern {idle[0]!r} decides over no parameter (a typo, or the rows above it take "
+            f"them all). Names are like {names[0]!r} ... {names[-1]!r}"
+        )
+    return factors
+
+
+def unfreeze(
+    model: nn.Module, optimizer: Optimizer, pattern: str, lr: float, weight_decay: float = 0.01
+) -> int:
+    """Set frozen parameters free in the middle of a run (gradual unfreezing, 逐步解冻).
+
+    Their number. Raises ValueError where the pattern finds no frozen parameter.
+    """
+    found = [
+        parameter
+        for name, parameter in model.named_parameters()
+        if re.search(pattern, name) and not parameter.requires_grad
+    ]
+    if not found:
+        raise ValueError(f"pattern {pattern!r} finds no frozen parameter")
+    for decay, kind in ((weight_decay, True), (0.0, False)):
+        if parameters := [p for p in found if (p.ndim >= 2) == kind]:
+            optimizer.add_param_group({"params": parameters, "lr": lr, "weight_decay": decay})
+    for parameter in found:
+        parameter.requires_grad_(True)
+    return sum(parameter.numel() for parameter in found)
+
+
+def is_frozen(module: nn.Module) -> bool:
+    """Whether a module has parameters, and none of them is trained."""
+    parameters = list(module.parameters())
+    return bool(parameters) and not any(parameter.requires_grad for parameter in parameters)
+
+
+def train_mode(model: nn.Module) -> None:
+    """``model.train()``, but frozen parts stay in eval mode: neither dropout nor statistics.
+
+    ``model.train()`` alone would switch the dropout of a frozen body on and let its BatchNorm
+    follow the batches.
+    """
+    frozen = is_frozen(model)
+    model.train(not frozen)
+    if not frozen:
+        for child in model.children():
+            if any(True for _ in child.parameters()):
+                train_mode(child)
+
+
+@contextmanager
+def audit_frozen(model: nn.Module) -> Iterator[None]:
+    """Prove that training inside the ``with`` block leaves what is frozen as it was, bit for bit.
+
+    Parameters that are frozen when the block begins, and buffers (such as BatchNorm statistics)
+    of frozen modules.
+
+    Raises
+    ------
+    RuntimeError : something frozen moved; the message names it
+    """
+    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+    for prefix, module in model.named_modules():
+        if is_frozen(module):
+            frozen |= {f"{prefix}.{name}".lstrip(".") for name, _ in module.named_buffers()}
+    tensors = dict(model.named_parameters()) | dict(model.named_buffers())
+    before = {name: tensors[name].detach().clone() for name in frozen}
+    yield
+    tensors = dict(model.named_parameters()) | dict(model.named_buffers())
+    if moved := [name for name, was in before.items() if not torch.equal(was, tensors[name])]:
+        raise RuntimeError(f"frozen, but moved during training: {', '.join(sorted(moved))}")
+
+
+def describe(model: nn.Module, groups: Sequence[dict] = ()) -> pd.DataFrame:
+    """One row per layer: parameters, how many of them are trained, learning rates.
+
+    ``groups`` are those of :func:`param_groups` or ``optimizer.param_groups``.
+    """
+    rates = {id(p): group["lr"] for group in groups for p in group["params"]}
+    rows: dict[str, dict] = {}
+    for name, parameter in model.named_parameters():
+        row = rows.setdefault(_stem(name), {"parameters": 0, "trained": 0, "learning rate": set()})
+        row["parameters"] += parameter.numel()
+        row["trained"] += parameter.numel() * parameter.requires_grad
+        if id(parameter) in rates:
+            row["learning rate"].add(rates[id(parameter)])
+    table = pd.DataFrame.from_dict(rows, orient="index")
+    table["learning rate"] = [
+        ", ".join(f"{rate:.3g}" for rate in sorted(found)) or "frozen" * bool(groups)
+        for found in table["learning rate"]
+    ]
+    return table.rename_axis("layer")
+
+
+def _stem(name: str) -> str:
+    """The layer a parameter belongs to: up to its number, or its first two parts."""
+    parts = name.split(".")
+    numbered = [position for position, part in enumerate(parts) if part.isdigit()]
+    return ".".join(parts[: numbered[0] + 1] if numbered else parts[:-1][:2])
