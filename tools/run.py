@@ -175,6 +175,7 @@ def _environment(root: Path, threads: int) -> dict[str, str]:
         # not the user's profile, whose start-up files would run first
         "IPYTHONDIR": str(root / "_build" / "ipython"),
         "TQDM_DISABLE": "1",  # a page is no place for progress bars
+        "OMP_WAIT_POLICY": "PASSIVE",  # waiting threads leave the core to the chapter beside
         "OMP_NUM_THREADS": share,
         "MKL_NUM_THREADS": share,
         "OPENBLAS_NUM_THREADS": share,
