@@ -67,12 +67,11 @@ def same(ours, theirs):
 # --- freezing -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("table", ["(first|normalization|dropout)", "dropout|normalization|first"])
-def test_frozen_layers_stay_bit_for_bit(package, digits, table):
+def test_frozen_layers_stay_bit_for_bit(package, digits):
     model = with_norm_and_dropout(package)
     frozen = weights(model, "first") + weights(model, "normalization")
     second = weights(model, "second")
-    tk.freeze(model, [(table, None), (".*", 1.0)])
+    tk.freeze(model, [("first|normalization|dropout", None), (".*", 1.0)])
     tk.fit(model, digits, epochs=2)
     assert same(weights(model, "first") + weights(model, "normalization"), frozen)
     assert not same(weights(model, "second"), second)
