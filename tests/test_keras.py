@@ -1,6 +1,7 @@
 """Freezing and training in Keras 3 and in tf_keras, against Keras itself and loops by hand."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -390,6 +391,8 @@ def test_wrong_data_are_refused(digits, change, message):
 def test_patience_needs_validation(digits):
     with pytest.raises(ValueError, match="needs validation"):
         tk.fit(dense(keras), digits, patience=1)
+    with pytest.raises(ValueError, match="must be at least 1"):
+        tk.fit(dense(keras), digits, epochs=0)
 
 
 def test_models_built_by_their_first_batch(package, digits):
@@ -400,10 +403,11 @@ def test_models_built_by_their_first_batch(package, digits):
 
 def test_bar(digits, monkeypatch, capsys):
     monkeypatch.setattr(tk, "tqdm", lambda **options: tqdm(**options | {"delay": 0}))
-    tk.fit(dense(keras), digits, epochs=1, progress=False)
+    history = tk.fit(dense(keras), digits, epochs=1, progress=False)
+    assert list(history["step"]) == [57]
     assert capsys.readouterr().err == ""
     tk.fit(dense(keras), digits, epochs=1)
-    assert "/57" in capsys.readouterr().err
+    assert ("/57" in capsys.readouterr().err) == ("TQDM_DISABLE" not in os.environ)
 
 
 def test_hub_layers_are_frozen_and_trained(tmp_path):

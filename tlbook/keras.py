@@ -219,11 +219,13 @@ def fit(
     """
     if patience is not None and validation is None:
         raise ValueError("patience needs validation data: early stopping selects on it")
+    if epochs < 1 or batch_size < 1:
+        raise ValueError(f"epochs={epochs} and batch_size={batch_size} must be at least 1")
     x, y = _checked(model, train)
     validation = validation and _checked(model, validation)
     rng = np.random.default_rng(seed)
     best, best_score, waited = model.get_weights(), -np.inf, 0
-    history, hidden = [], {} if progress else {"disable": True}
+    done, history, hidden = 0, [], {} if progress else {"disable": True}
     total = epochs * -(-len(y) // batch_size)
     with (
         _frozen_layers_infer(model),
@@ -238,12 +240,13 @@ def fit(
                 loss, norm = map(float, step(tf.constant(x[rows]), tf.constant(y[rows])))
                 if not np.isfinite(loss + norm):
                     what = f"the loss is {loss}, the norm of its gradient {norm},"
-                    _give_up(model, best, what, bar.n, f"rows {rows.tolist()}")
+                    _give_up(model, best, what, done, f"rows {rows.tolist()}")
                 losses.append(loss * len(rows))
+                done += 1
                 bar.update()
             if not all(np.isfinite(weight).all() for weight in model.get_weights()):
-                _give_up(model, best, "weights are not finite", bar.n, f"epoch {epoch}")
-            row = {"step": bar.n, "epoch": epoch, "loss": sum(losses) / len(y)}
+                _give_up(model, best, "weights are not finite", done, f"epoch {epoch}")
+            row = {"step": done, "epoch": epoch, "loss": sum(losses) / len(y)}
             if validation:
                 row["score"] = evaluate(model, validation, metric)
                 waited += 1
