@@ -472,7 +472,7 @@ from tlbook.training import Batches, evaluate, steps
 accelerator = Accelerator(cpu=True)
 model = tiny_bert()
 optimizer = SGD(param_groups(model, ALL, lr=0.1, weight_decay=0.0))
-batches = Batches(sentences(21), size=4, epochs=2)  # the last batch of an epoch has one row
+batches = Batches(sentences(21), size=5, epochs=2)  # uneven shares; the last batch has one row
 training = steps(model, classification(), batches, optimizer, accelerator=accelerator)
 losses = [step.loss for step in training]
 score = evaluate(model, Batches(sentences(21), 4, seed=None), accelerator=accelerator)

@@ -33,7 +33,7 @@ def style() -> None:
     pd.options.display.max_colwidth = 120
     from matplotlib_inline.backend_inline import set_matplotlib_formats
 
-    set_matplotlib_formats("svg")
+    set_matplotlib_formats("svg", metadata={"Date": None})  # the same drawing, the same bytes
     plt.rcParams.update(
         {
             "axes.prop_cycle": plt.cycler(color=COLORS),
@@ -46,9 +46,8 @@ def style() -> None:
             "figure.figsize": (7, 4.5),
             "font.size": 11,
             "legend.frameon": False,
-            # the same drawing, the same bytes; and text stays text, for search and readers
             "svg.hashsalt": "tlbook",
-            "svg.fonttype": "none",
+            "svg.fonttype": "none",  # text stays text, for search and screen readers
         }
     )
 
