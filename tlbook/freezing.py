@@ -33,37 +33,39 @@ def head_only(head: str = "classifier") -> Table:
 
 def last_layers(model: nn.Module, k: int, head: str = "classifier|pooler") -> Table:
     """Train the head and the last ``k`` numbered layers (``layer.4.``, ``blocks.15.``, ...)."""
-    numbers = sorted(
-        {int(found[1]) for name, _ in model.named_parameters() if (found := _layer(name))}
-    )
+    numbers = _layer_numbers(model)
     if not 0 <= k <= len(numbers):
         raise ValueError(f"k={k}, but the model has {len(numbers)} numbered layers")
     chosen = "|".join(str(number) for number in numbers[len(numbers) - k :])
-    layers = [(rf"(?:layers?|blocks?|h)\.(?:{chosen})\.", 1.0)] if k else []
+    layers = [(_layer(f"(?:{chosen})"), 1.0)] if k else []
     return (head, 1.0), *layers, (".*", None)
 
 
 def bias_only(head: str = "classifier") -> Table:
-    """Train the head and the biases (BitFit: Ben Zaken et al., 2022)."""
+    """Train the head and the biases (BitFit: Ben Zaken et al., 2022, arXiv 2106.10199)."""
     return (head, 1.0), (r"bias$", 1.0), (".*", None)
 
 
 def discriminative(model: nn.Module, decay: float, head: str = "classifier|pooler") -> Table:
     """A learning rate that falls by ``decay`` with each layer below the head (Howard and Ruder,
-    2018, section 3.2)."""
-    numbers = sorted(
-        {int(found[1]) for name, _ in model.named_parameters() if (found := _layer(name))}
-    )
+    2018, arXiv 1801.06146)."""
+    numbers = _layer_numbers(model)
     depth = len(numbers)
     layers = [
-        (rf"(?:layers?|blocks?|h)\.{number}\.", decay ** (depth - position))
+        (_layer(str(number)), decay ** (depth - position))
         for position, number in enumerate(numbers)
     ]
     return (head, 1.0), *layers, (".*", decay ** (depth + 1))
 
 
-def _layer(name: str) -> re.Match | None:
-    return re.search(r"(?:layers?|blocks?|h)\.(\d+)\.", name)
+def _layer(number: str) -> str:
+    """A pattern for the parameters of numbered layers."""
+    return rf"(?:layers?|blocks?|h)\.{number}\."
+
+
+def _layer_numbers(model: nn.Module) -> list[int]:
+    names = (re.search(_layer(r"(\d+)"), name) for name, _ in model.named_parameters())
+    return sorted({int(found[1]) for found in names if found})
 
 
 def param_groups(

@@ -43,7 +43,7 @@ def classification(label_smoothing: float = 0.0, class_weights: torch.Tensor | N
 
 
 def l2_sp(loss_fn: Loss, model: nn.Module, strength: float, head: str = "classifier") -> Loss:
-    """Pull the weights to where they start from, not to zero (Li et al., 2018, equation 2).
+    """Pull the weights to where they start from, not to zero (Li et al., 2018, arXiv 1802.01483).
 
     Adds ``strength / 2 * ||w - w0||^2`` over trained parameters outside the new head, whose
     start is random. The anchor ``w0`` is a copy: an alias would move along and pull nothing.
