@@ -1,0 +1,285 @@
+"""Fine-tune a pretrained text encoder on a CSV file of your own.
+
+    python examples/finetune_csv.py my-texts.csv --text text --label label --out my-model
+
+The rows are split in three: most to train on, a fifth to select the epoch on, and a fifth that is
+looked at once, at the end, beside TF-IDF and logistic regression on the same rows. ``my-model`` is
+an ordinary folder of transformers::
+
+    from transformers import pipeline
+    pipeline("text-classification", "my-model")("A text like yours.")
+
+The same command under ``torchrun`` trains in several processes, on several GPUs or machines. Each
+takes its share of every batch, so the number of processes changes nothing but rounding. One thing
+is left to chance: every process draws its own dropout masks.
+"""
+
+import argparse
+import json
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from accelerate import Accelerator
+from scipy.stats import bootstrap
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
+from sklearn.pipeline import make_pipeline
+from sklearn.utils.class_weight import compute_class_weight
+from transformers.utils.logging import disable_progress_bar
+
+from tlbook.assets import AssetError
+from tlbook.data import Dataset, Split, labeled, split
+from tlbook.features import frozen_prefix
+from tlbook.freezing import ALL, head_only, last_layers, param_groups
+from tlbook.objectives import classification
+from tlbook.pretrained import classifier
+from tlbook.training import Batches, TrainingError, fit, predict, tokenized, warmup_linear
+
+Metric = Callable[[np.ndarray, np.ndarray], float]
+METRICS: dict[str, Metric] = {
+    "accuracy": accuracy_score,
+    "balanced accuracy": balanced_accuracy_score,
+    "f1 macro": partial(f1_score, average="macro"),
+}
+#: What is trained: a freezing table for the model, and a learning rate to begin with.
+TRAINED = {
+    "all": (lambda model: ALL, 5e-5),
+    "last2": (lambda model: last_layers(model, 2), 1e-4),
+    "head": (lambda model: head_only("classifier|pooler"), 1e-3),
+}
+PREFIX = ("bert", "roberta", "xlm-roberta")  # models that frozen_prefix can cut
+ROWS = 10  # of each class, at least: six to train on, two to select on, two to test on
+RESAMPLES = 1000  # of the test rows, for the interval
+
+
+class Refused(Exception):
+    """The input cannot be used; the message says what to do."""
+
+
+def options(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Fine-tune a pretrained text encoder on a CSV file of your own."
+    )
+    add = parser.add_argument
+    add("csv", type=Path, help="a table in UTF-8 with a header, one text a row")
+    add("--text", default="text", help="column of the texts")
+    add("--label", default="label", help="column of the class names")
+    add("--group", help="column that says which rows belong together (one author, one document)")
+    add("--out", type=Path, required=True, help="folder for the model; it must not hold anything")
+    add("--model", default="minilm-l6", help="packaged name, Hugging Face id, or folder")
+    add("--train", choices=TRAINED, default="all", help="all layers, the last two, the head alone")
+    add("--metric", choices=METRICS, default="balanced accuracy", help="to select and to test by")
+    add("--epochs", type=int, default=5, help="at most; two without a better score end the run")
+    add("--batch-size", type=int, default=16, help="texts per step, all processes together")
+    add("--learning-rate", type=float, help="by default 5e-5, 1e-4 (last2) or 1e-3 (head)")
+    add("--max-length", type=int, default=256, help="tokens that are read of a text")
+    add("--seed", type=int, default=0, help="of the head and the order; the split has its own")
+    add("--checkpoint", type=Path, help="file to go on from after an interruption")
+    add(
+        "--mixed-precision",
+        choices=("no", "bf16", "fp16"),
+        help="by default as `accelerate config` says, else no",
+    )
+    return parser.parse_args(arguments)
+
+
+def read(args: argparse.Namespace) -> Dataset:
+    """The table as labeled texts without duplicates. Raises Refused."""
+    try:  # everything is a string: a text "null" or a label "NA" is no missing value
+        table = pd.read_csv(args.csv, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise Refused(f"there is no file {args.csv}: check the path") from None
+    except UnicodeDecodeError:
+        raise Refused(f"{args.csv} is not in UTF-8: save it as UTF-8 and try again") from None
+    except (OSError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        reason = " ".join(str(error).split())
+        raise Refused(f"{args.csv} cannot be read as CSV ({reason}): repair it") from None
+    table = table.fillna("")
+    for option in ("text", "label", "group"):
+        column = getattr(args, option)
+        if column is not None and column not in table:
+            found = ", ".join(map(repr, table.columns))
+            raise Refused(f"no column {column!r} in {args.csv}: give --{option} one of {found}")
+        empty = [] if column is None else np.flatnonzero(table[column].str.strip() == "")
+        if len(empty):
+            raise Refused(
+                f"{len(empty)} rows have nothing in column {column!r}, the first is row "
+                f"{empty[0] + 1} below the header: fill them in or delete them"
+            )
+    groups = None if args.group is None else table[args.group]
+    labels = table[args.label].str.strip()
+    if labels.nunique() < 2:
+        raise Refused(f"column {args.label!r} has fewer than two classes: there is nothing to tell")
+    return labeled(table[args.text], labels, groups, name=args.csv.name, classes=sorted({*labels}))
+
+
+def parts(data: Dataset) -> Split:
+    """Rows to train on, to select on and to test on, each with every class. Raises Refused."""
+    counts = np.bincount(data.y, minlength=len(data.classes))
+    if counts.min() < ROWS:
+        raise Refused(
+            f"class {data.classes[counts.argmin()]!r} has {counts.min()} different texts, and "
+            f"{ROWS} are the least: add texts, or delete or merge the class"
+        )
+    rows = split(data, test=0.2, validation=0.2)
+    for part, chosen in rows._asdict().items():
+        if missing := set(range(len(data.classes))) - set(data.y[chosen]):
+            names = ", ".join(repr(data.classes[label]) for label in sorted(missing))
+            raise Refused(
+                f"the {part} rows have none of class {names}, since groups stay whole: add groups "
+                "with this class, or choose a finer --group"
+            )
+    return rows
+
+
+def baseline(data: Dataset, rows: Split, metric: Metric, weighted: bool) -> np.ndarray:
+    """What TF-IDF and logistic regression predict for the test rows, selected in the same way."""
+    models = [
+        make_pipeline(
+            TfidfVectorizer(token_pattern=r"(?u)\b\w+\b", ngram_range=(1, 2)),
+            LogisticRegression(C=c, class_weight="balanced" if weighted else None, max_iter=1000),
+        ).fit(data.x[rows.train], data.y[rows.train])
+        for c in (0.1, 1, 10, 100)
+    ]
+    scores = [metric(data.y[rows.validation], m.predict(data.x[rows.validation])) for m in models]
+    return models[int(np.argmax(scores))].predict(data.x[rows.test])
+
+
+def interval(
+    metric: Metric, y: np.ndarray, ours: np.ndarray, theirs: np.ndarray, groups: np.ndarray
+) -> tuple[float, float]:
+    """95 percent of the differences of two predictions when the test groups are drawn anew."""
+    group = np.unique(groups, return_inverse=True)[1]
+    members = [np.flatnonzero(group == index) for index in range(group.max() + 1)]
+
+    def gain(drawn: np.ndarray) -> float:
+        rows = np.concatenate([members[index] for index in drawn])
+        return metric(y[rows], ours[rows]) - metric(y[rows], theirs[rows])
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a rare class can be missing from a draw
+        limits = bootstrap(
+            (np.arange(len(members)),),
+            gain,
+            n_resamples=RESAMPLES,
+            vectorized=False,
+            method="percentile",
+            rng=np.random.default_rng(0),
+        ).confidence_interval
+    return float(limits.low), float(limits.high)
+
+
+def run(args: argparse.Namespace, accelerator: Accelerator) -> None:
+    say = accelerator.on_main_process(print)  # the main process alone speaks and writes
+    metric, weighted = METRICS[args.metric], args.metric != "accuracy"
+    with one_line(accelerator), accelerator.local_main_process_first():
+        if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
+            raise Refused(f"{args.out} is there and not empty: name another --out, or remove it")
+        data = read(args)
+        rows = parts(data)
+        model, tokenizer = classifier(args.model, data.classes, seed=args.seed)
+        model.to(accelerator.device)
+        table, rate = TRAINED[args.train]
+        groups = param_groups(model, table(model), args.learning_rate or rate)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    shares = ", ".join(f"{len(chosen)} {part}" for part, chosen in rows._asdict().items())
+    say(f"{len(data)} different texts in {len(data.classes)} classes: {shares}")
+    say(f"{trained:,} parameters are trained, in {accelerator.num_processes} process(es)")
+
+    length = min(args.max_length, tokenizer.model_max_length)
+    train, validation, test = (
+        tokenized(tokenizer, data.x[chosen], data.y[chosen], length) for chosen in rows
+    )
+    batched = partial(Batches, size=args.batch_size, padding=tokenizer.pad_token_id or 0)
+    tail, test = model, batched(test)
+    if (
+        accelerator.num_processes == 1  # several would each compute all of it
+        and args.train != "all"
+        and model.config.model_type in PREFIX
+    ):
+        tail, train = frozen_prefix(model, train)  # what is frozen is computed once
+        _, validation = frozen_prefix(model, validation)
+
+    weights = None
+    if weighted:  # plain accuracy is best served by the classes as they are
+        y = data.y[rows.train]
+        weights = torch.tensor(compute_class_weight("balanced", classes=np.unique(y), y=y))
+    torch.manual_seed(args.seed + accelerator.process_index)  # dropout: masks of its own
+    with one_line(accelerator):
+        history = fit(
+            tail,
+            classification(class_weights=weights),
+            batched(train, epochs=args.epochs, seed=args.seed),
+            torch.optim.AdamW(groups, eps=1e-6),  # BERT's; with 1e-8 rounding grows to steps
+            validation=batched(validation),
+            metric=metric,
+            patience=2,
+            checkpoint=args.checkpoint,
+            schedule=warmup_linear(),
+            accelerator=accelerator,
+        )
+    say(history.to_string(index=False, float_format="%.4g"))
+
+    predicted = predict(model, test, accelerator).argmax(-1)  # the one look at the test rows
+    if accelerator.is_main_process:
+        y = data.y[rows.test]
+        control = baseline(data, rows, metric, weighted)
+        ours, theirs = metric(y, predicted), metric(y, control)
+        low, high = interval(metric, y, predicted, control, data.groups[rows.test])
+        say(
+            f"Test, {args.metric}: {ours:.3f}; TF-IDF and logistic regression: {theirs:.3f}; "
+            f"difference {100 * (ours - theirs):+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}]"
+        )
+        say(
+            "This is one run: the interval counts the chance of the test rows alone. "
+            "Repeat it with --seed 1, 2, ... before you rely on it."
+        )
+        model.save_pretrained(args.out)
+        tokenizer.save_pretrained(args.out)
+        result = {
+            "metric": args.metric,
+            "test": ours,
+            "baseline": theirs,
+            "difference": [ours - theirs, low, high],
+            "rows": {part: len(chosen) for part, chosen in rows._asdict().items()},
+            "processes": accelerator.num_processes,
+            "options": {name: value for name, value in vars(args).items() if name != "out"},
+            "history": history.to_dict("records"),
+        }
+        (args.out / "result.json").write_text(json.dumps(result, indent=2, default=str) + "\n")
+        say(f'Saved. To use it: transformers.pipeline("text-classification", "{args.out}")')
+    accelerator.wait_for_everyone()
+
+
+@contextmanager
+def one_line(accelerator: Accelerator) -> Iterator[None]:
+    """What the reader can put right is said in one line; exit code 2."""
+    try:
+        yield
+    except (Refused, AssetError, FileNotFoundError, TrainingError, ValueError) as error:
+        if accelerator.is_local_main_process:
+            print(f"finetune_csv.py: {' '.join(str(error).split())}", file=sys.stderr)
+        raise SystemExit(2) from error
+
+
+def main(arguments: list[str] | None = None) -> None:
+    args = options(arguments)
+    disable_progress_bar()  # of transformers; fit has its own
+    # By default on what is there: a GPU, or else the CPU, where several processes need to be told.
+    accelerator = Accelerator(
+        cpu=not torch.accelerator.is_available(), mixed_precision=args.mixed_precision
+    )
+    run(args, accelerator)
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    main()
