@@ -118,6 +118,19 @@ def test_bbc_has_no_duplicate_on_both_sides():
     assert not set(news.x[parts.train]) & set(news.x[parts.test])
 
 
+def test_newsgroups_as_published():
+    """18,821 messages, of which 7,528 are for testing, less the duplicates; letters and spaces."""
+    news = data.newsgroups()
+    assert len(news.classes) == 20
+    assert 18_700 < len(news) < 18_821
+    assert 7_490 < news.extra["test"].sum() < 7_528
+    assert set("".join(news.x)) == set("abcdefghijklmnopqrstuvwxyz ")
+    assert len(data.distinct(news)) == len(news)
+    space = news.x[news.y == news.classes.index("sci.space")]
+    assert np.mean(["orbit" in text for text in space]) > 0.1  # labels stand beside their texts
+    assert np.mean(["orbit" in text for text in news.x]) < 0.05
+
+
 def test_chinese_reviews_are_consistent():
     reviews = data.chinese_reviews()
     assert len(set(reviews.x)) == len(reviews)

