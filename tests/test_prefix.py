@@ -84,6 +84,19 @@ def test_dropout_inside_the_prefix_is_off():
     assert np.array_equal(*activations)
 
 
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_activations_stand_with_their_texts_however_batched(batch_size):
+    """Texts are computed longest first, by tokens, and come back in order."""
+    model = tiny_bert()
+    param_groups(model, head_only(), lr=1.0)
+    columns = sentences(25)
+    _, found = frozen_prefix(model, columns, batch_size=batch_size)
+    model.eval()
+    for ids, rows in zip(columns["input_ids"], found["inputs_embeds"], strict=True):
+        alone = model.bert(input_ids=torch.tensor([ids])).last_hidden_state[0]
+        assert rows == pytest.approx(alone.detach().numpy(), abs=1e-5)
+
+
 def test_batch_statistics_of_the_prefix_stay():
     model = small_net()
     param_groups(model, last_layers(model, 1, "classifier|head"), lr=1.0)

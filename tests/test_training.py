@@ -208,6 +208,43 @@ def test_accumulation_equals_the_large_batch(accumulate):
     assert weights(small) == pytest.approx(weights(large), abs=1e-6)
 
 
+@pytest.mark.parametrize("limit", [1, 40, 100])
+def test_cutting_long_texts_changes_neither_steps_nor_weights(monkeypatch, limit):
+    """On a CPU a batch of many tokens is computed in parts: with the largest limit none is cut."""
+    runs = []
+    for tokens in (10_000, limit):
+        monkeypatch.setattr("tlbook.training.TOKENS", tokens)
+        model, shapes = tiny_bert(), []
+        model.register_forward_pre_hook(
+            lambda _, __, inputs, shapes=shapes: shapes.append(tuple(inputs["input_ids"].shape)),
+            with_kwargs=True,
+        )
+        optimizer = SGD(param_groups(model, ALL, lr=0.1, weight_decay=0.0))
+        done = list(steps(model, classification(), Batches(sentences(60), 8), optimizer))
+        runs.append((done, weights(model), shapes))
+    (whole, ends, shapes), (cut, cut_ends, cut_shapes) = runs
+    assert [step.examples for step in cut] == [step.examples for step in whole]
+    assert [step.loss for step in cut] == pytest.approx([step.loss for step in whole], abs=1e-5)
+    assert cut_ends == pytest.approx(ends, abs=1e-5)
+    assert len(shapes) == 8 < len(cut_shapes)
+    assert sum(n * length for n, length in cut_shapes) < sum(n * length for n, length in shapes)
+
+
+def test_parts_hold_every_row_once_and_few_tokens():
+    columns = sentences(60)
+    batches = Batches(columns, size=16, seed=None)
+    for rows in batches.rows():
+        for limit in (1, 50, 120, math.inf):
+            parts = batches.parts(rows, limit)
+            assert sorted(np.concatenate(parts)) == sorted(rows)
+            longest = max(batches.lengths[rows])
+            for part in parts:  # an even cut may round up by one row
+                assert (len(part) - 1) * longest < limit or len(part) == 1
+        assert np.array_equal(batches.parts(rows, math.inf)[0], rows)
+    (alone,) = Batches(vectors(), size=64).parts(np.arange(64), 1)
+    assert len(alone) == 64
+
+
 def test_class_weights_do_not_depend_on_the_cut():
     columns = vectors(24)
     loss_fn = classification(class_weights=torch.tensor([0.3, 3.0]))

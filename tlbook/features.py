@@ -153,7 +153,7 @@ def _embed_texts(
     return torch.cat(vectors).cpu().numpy()[[row[text] for text in tokens]]
 
 
-def _batches(texts: list[tuple[int, ...]], size: int) -> Iterator[list[tuple[int, ...]]]:
+def _batches(texts: list[Sequence], size: int) -> Iterator[list[Sequence]]:
     """Texts, sorted from the longest, in batches of at most ``size`` tokens once padded."""
     start = 0
     while start < len(texts):
@@ -238,6 +238,7 @@ def frozen_prefix(
     columns : for :class:`tlbook.training.Batches`: ``input_ids`` of different lengths for a text
         model, ``x`` (n, 3, height, width) for an image model. Others are passed on. Whatever
         augments inputs at random must have happened before: the same activations serve every epoch
+    batch_size : images computed at once, or texts of 32 tokens (twice as many of 16)
 
     Returns
     -------
@@ -311,11 +312,12 @@ def _activate_texts(prefix: nn.Module, ids: Sequence, batch_size: int, bar: tqdm
     ends = lengths.cumsum()
     flat = _on_disk((ends[-1], prefix.config.hidden_size))
     rows = [flat[end - length : end] for end, length in zip(ends, lengths, strict=True)]
-    order = np.argsort(lengths)
+    order = np.argsort(-lengths)
     device = next(prefix.parameters()).device
-    for start in range(0, len(order), batch_size):
-        batch = order[start : start + batch_size]
-        texts = [torch.as_tensor(ids[row]) for row in batch]
+    done = 0
+    for texts in _batches([torch.as_tensor(ids[row]) for row in order], batch_size * TOKENS):
+        batch = order[done : done + len(texts)]
+        done += len(texts)
         padded = nn.utils.rnn.pad_sequence(texts, batch_first=True).to(device)
         mask = (torch.arange(padded.shape[1]) < torch.as_tensor(lengths[batch])[:, None]).long()
         hidden = prefix(input_ids=padded, attention_mask=mask.to(device)).last_hidden_state.cpu()

@@ -39,6 +39,8 @@ class TrainingError(RuntimeError):
 
 # --- batches ------------------------------------------------------------------------------------
 
+TOKENS = 2048  # in one pass of a CPU: what it computes between the layers still fits its cache
+
 
 class Batch(dict):
     """Tensors by name, and the ``rows`` of the data they come from."""
@@ -99,11 +101,13 @@ class Batches:
 
     def starting_at(self, index: int) -> Iterator[Batch]:
         """The batches from the given one on: the same as if those before had been drawn."""
-        for epoch in range(index // self.per_epoch, self.epochs):
+        return map(self.batch, self.rows(index))
+
+    def rows(self, start: int = 0) -> Iterator[np.ndarray]:
+        """The rows of each batch, from the given batch on."""
+        for epoch in range(start // self.per_epoch, self.epochs):
             order = self._order(epoch)
-            first = index - epoch * self.per_epoch if epoch == index // self.per_epoch else 0
-            for rows in order[first:]:
-                yield self.batch(rows)
+            yield from order[max(0, start - epoch * self.per_epoch) :]
 
     def _order(self, epoch: int) -> list[np.ndarray]:
         """The rows of each batch of an epoch."""
@@ -120,6 +124,17 @@ class Batches:
 
     def _cut(self, rows: np.ndarray) -> list[np.ndarray]:
         return [rows[start : start + self.size] for start in range(0, len(rows), self.size)]
+
+    def parts(self, rows: np.ndarray, tokens: float) -> list[np.ndarray]:
+        """These rows in parts of about equal lengths, so many that none has many more than
+        ``tokens`` tokens once padded; as they are if they have fewer or are no sequences."""
+        if self.lengths is None:
+            return [rows]
+        count = math.ceil(len(rows) * self.lengths[rows].max() / tokens)
+        if count <= 1:
+            return [rows]
+        rows = rows[np.argsort(self.lengths[rows], kind="stable")]
+        return np.array_split(rows, min(count, len(rows)))
 
     def batch(self, rows: np.ndarray) -> Batch:
         columns = {}
@@ -205,7 +220,8 @@ def steps(
         :func:`warmup_linear`
     clip : largest norm of the gradient; None for no limit
     accumulate : batches per update; their gradients are weighted by their sizes, so the update is
-        that of one large batch, also where the last window is not full
+        that of one large batch, also where the last window is not full. A CPU cuts batches of long
+        texts in the same way, which saves time and memory
     start : updates already done, for resuming
     accelerator : Accelerate's, for mixed precision or several processes
 
@@ -216,15 +232,16 @@ def steps(
     accelerator = accelerator or Accelerator()
     model, optimizer = accelerator.prepare(model, optimizer)
     total = math.ceil(len(batches) / accumulate)
-    stream = batches.starting_at(start * accumulate)
+    stream = batches.rows(start * accumulate)
+    tokens = TOKENS * accelerator.num_processes if accelerator.device.type == "cpu" else math.inf
     for index in range(start, total):
         train_mode(model)  # whoever looked at the last step may have evaluated
         for group in optimizer.param_groups:
             group["lr"] = group.setdefault("initial_lr", group["lr"]) * schedule(index, total)
-        window = list(islice(stream, accumulate))
-        examples = sum(len(batch.rows) for batch in window)
+        window = [p for rows in islice(stream, accumulate) for p in batches.parts(rows, tokens)]
+        examples = sum(map(len, window))
         mean_loss, logs = 0.0, {}
-        for batch in window:
+        for batch in map(batches.batch, window):
             share = len(batch.rows) / examples
             loss, weight, found = _loss(model, loss_fn, batch, accelerator)
             if not math.isfinite(loss.item()):
