@@ -27,12 +27,14 @@ import numpy as np
 import pandas as pd
 import torch
 from accelerate import Accelerator
+from safetensors import safe_open
 from scipy.stats import bootstrap
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 from sklearn.pipeline import make_pipeline
 from sklearn.utils.class_weight import compute_class_weight
+from torch import nn
 from transformers.utils.logging import disable_progress_bar
 
 from tlbook.assets import AssetError
@@ -140,6 +142,20 @@ def parts(data: Dataset) -> Split:
     return rows
 
 
+def same_layers(checkpoint: Path | None, tail: nn.Module) -> None:
+    """Raises Refused if a checkpoint is of other layers, or has them under other numbers."""
+    if checkpoint is None or not checkpoint.exists():
+        return
+    with safe_open(checkpoint, framework="pt") as content:
+        stored = {name for name in content.keys() if name.startswith("model:")}  # noqa: SIM118
+    frozen = {name for name, p in tail.named_parameters() if not p.requires_grad}
+    if stored != {f"model:{name}" for name in tail.state_dict().keys() - frozen}:
+        raise Refused(
+            f"{checkpoint} belongs to a run with another --train or, with frozen layers, to one of "
+            "several processes where this is one, or the reverse: go on as it began, or remove it"
+        )
+
+
 def baseline(data: Dataset, rows: Split, metric: Metric, weighted: bool) -> np.ndarray:
     """What TF-IDF and logistic regression predict for the test rows, selected in the same way."""
     models = [
@@ -180,7 +196,7 @@ def interval(
 def run(args: argparse.Namespace, accelerator: Accelerator) -> None:
     say = accelerator.on_main_process(print)  # the main process alone speaks and writes
     metric, weighted = METRICS[args.metric], args.metric != "accuracy"
-    with one_line(accelerator), accelerator.local_main_process_first():
+    with one_line(accelerator):
         if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
             raise Refused(f"{args.out} is there and not empty: name another --out, or remove it")
         data = read(args)
@@ -198,6 +214,8 @@ def run(args: argparse.Namespace, accelerator: Accelerator) -> None:
     train, validation, test = (
         tokenized(tokenizer, data.x[chosen], data.y[chosen], length) for chosen in rows
     )
+    if cut := sum(len(ids) == length for ids in train["input_ids"]):
+        say(f"{cut} texts to train on reach {length} tokens: what lies beyond is not read")
     batched = partial(Batches, size=args.batch_size, padding=tokenizer.pad_token_id or 0)
     tail, test = model, batched(test)
     if (
@@ -211,9 +229,11 @@ def run(args: argparse.Namespace, accelerator: Accelerator) -> None:
     weights = None
     if weighted:  # plain accuracy is best served by the classes as they are
         y = data.y[rows.train]
-        weights = torch.tensor(compute_class_weight("balanced", classes=np.unique(y), y=y))
+        balanced = compute_class_weight("balanced", classes=np.unique(y), y=y)
+        weights = torch.tensor(balanced, dtype=torch.float32)
     torch.manual_seed(args.seed + accelerator.process_index)  # dropout: masks of its own
     with one_line(accelerator):
+        same_layers(args.checkpoint, tail)
         history = fit(
             tail,
             classification(class_weights=weights),

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, PartialState
 from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 from transformers import (
@@ -161,10 +161,11 @@ def test_rows_are_told_apart(folder, tmp_path, monkeypatch):
     assert len(data) == 150 - 1 + 12  # the text with two labels goes altogether
     assert "null" in data.x and data.classes == ("neither", "no", "yes")
     rows = finetune_csv.parts(data)
-    owners = [set(data.groups[chosen]) for chosen in rows]
+    author = dict(zip(table.text, table.author, strict=True))
+    owners = [{author[text] for text in data.x[chosen]} for chosen in rows]
     assert not owners[0] & owners[1] and not (owners[0] | owners[1]) & owners[2]
 
-    seen = []
+    seen: list = []
 
     def watching(model, loss_fn, batches, optimizer, *, validation, **others):
         seen.extend([batches.columns["input_ids"], validation.columns["input_ids"]])
@@ -237,25 +238,27 @@ def test_a_resumed_run_is_the_straight_run(folder, tmp_path, monkeypatch):
     options = {"model": "wild", "train": "last2"}
     straight = run(command(folder, tmp_path / "straight", **options))
     resumable = {"checkpoint": tmp_path / "run.safetensors"}
-    whole, calls = finetune_csv.classification, 0
+    original, calls, stop_at = finetune_csv.classification, 0, 20  # of 39 steps in three epochs
 
-    def interrupted(**given):
-        loss_fn = whole(**given)
+    def counted(**given):
+        loss_fn = original(**given)
 
         def counting(model, batch):
             nonlocal calls
             calls += 1
-            if calls == 20:  # of 39 steps, in the second of three epochs
+            if calls == stop_at:
                 raise KeyboardInterrupt
             return loss_fn(model, batch)
 
         return counting
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(finetune_csv, "classification", interrupted)
+    monkeypatch.setattr(finetune_csv, "classification", counted)
+    with pytest.raises(KeyboardInterrupt):
         run(command(folder, tmp_path / "resumed", **options, **resumable))
-    assert calls == 20 and not (tmp_path / "resumed").exists()
+    assert not (tmp_path / "resumed").exists()
+    calls, stop_at = 0, None
     resumed = run(command(folder, tmp_path / "resumed", **options, **resumable))
+    assert calls == 26  # the first epoch is not run again
     for name, value in straight["weights"].items():
         assert torch.equal(value, resumed["weights"][name]), name
     assert straight["test"] == resumed["test"]
@@ -283,6 +286,15 @@ def test_two_processes_give_what_one_gives(folder, tmp_path):
     before = load_file(folder / "still" / "model.safetensors")
     name = "encoder.layer.0.output.dense.weight"
     assert (before[name] - one["weights"][f"bert.{name}"]).abs().max() > 0.01  # it has learned
+
+
+def test_other_processes_neither_speak_nor_write(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(PartialState, "is_main_process", property(lambda self: False))
+    monkeypatch.setattr(PartialState, "use_distributed", property(lambda self: True))
+    file = tmp_path / "run.safetensors"
+    finetune_csv.main(command(folder, tmp_path / "out", epochs=1, checkpoint=file))
+    assert capsys.readouterr().out == ""
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_mixed_precision_computes_in_bfloat16_and_learns(folder, tmp_path):
@@ -395,3 +407,17 @@ def test_a_checkpoint_of_another_run_is_refused(folder, tmp_path, capsys):
     capsys.readouterr()
     again = command(folder, tmp_path / "two", epochs=2, checkpoint=file)
     refused(capsys, "belongs to another run", *again)
+    again = command(folder, tmp_path / "two", epochs=1, checkpoint=file, train="last2")
+    refused(capsys, "go on as it began, or remove it", *again)
+
+
+def test_a_checkpoint_with_other_numbers_of_layers_is_refused(
+    folder, tmp_path, capsys, monkeypatch
+):
+    """What frozen_prefix leaves counts its layers from 0; loaded elsewhere they would be others."""
+    options = {"checkpoint": tmp_path / "run.safetensors", "train": "last2", "epochs": 1}
+    with monkeypatch.context() as patch:
+        patch.setattr(finetune_csv, "PREFIX", ())  # as with several processes
+        run(command(folder, tmp_path / "one", **options))
+    capsys.readouterr()
+    refused(capsys, "go on as it began", *command(folder, tmp_path / "two", **options))
