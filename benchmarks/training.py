@@ -191,8 +191,7 @@ ARMS = [
     for trained in EPOCHS
     for method in METHODS
     if method in ("tlbook", "Trainer")
-    or trained == "all"
-    and (name == "film reviews" or method not in PLAIN)
+    or (trained == "all" and (name == "film reviews" or method not in PLAIN))
 ]
 
 
