@@ -10,7 +10,7 @@ PIP := $(PY) -m pip --disable-pip-version-check
 READY := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help book serve test check bench export ledger lock assets linkcheck clean
+.PHONY: help book serve test check bench experiments export ledger lock assets linkcheck clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ check: $(READY) ## lint, formatting, exported notebooks, ledger, links, ids
 bench: .venv/.bench ## run the benchmarks, each against its peers
 	@set -e; for file in benchmarks/[a-z]*.py; do \
 	  $(PY) -m benchmarks.$$(basename $$file .py); done
+
+experiments: $(READY) ## run what is longer than a chapter may be (hours; NAMES="one two")
+	@$(PY) -m tools.experiments $(NAMES)
 
 export: $(READY) ## write chapters/*.ipynb from chapters/*.md
 	@$(PY) -m tools.export

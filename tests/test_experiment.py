@@ -5,8 +5,8 @@ import pytest
 from scipy.stats import norm
 from sklearn.metrics import balanced_accuracy_score
 
-from tlbook import data
-from tlbook.experiment import Effect, balanced_accuracy, compare
+from tlbook import data, experiment
+from tlbook.experiment import Effect, balanced_accuracy, compare, recorded
 
 
 def runs(rng, seeds: int, n: int, skills=(1.0, 0.8)):
@@ -200,3 +200,102 @@ def test_unknown_arm_or_budget(task):
         result.score("b", 2)
     with pytest.raises(KeyError, match="no budget 3"):
         result.score("a", 3)
+
+
+# --- parts of a comparison, other processes, comparisons measured beforehand --------------------
+
+
+def nearest(task):
+    def arm(train, test, seed):
+        distance = np.abs(task.x[test][:, None] - task.x[train][None])
+        return task.y[train][distance.argmin(1)]
+
+    return arm
+
+
+def one_class(train, test, seed):
+    return np.zeros(len(test), dtype=int), 2.0 + seed  # and what it says it took
+
+
+@pytest.fixture
+def numbers():
+    rng = np.random.default_rng(0)
+    y = np.arange(60) % 2
+    x = rng.normal(size=60) + 2 * y
+    return data.Dataset("numbers", x, y, ("low", "high"), np.arange(60))
+
+
+def rows(n: int = 60):
+    return {"train": np.arange(n // 2), "test": np.arange(n // 2, n)}
+
+
+def test_only_some_of_the_test_examples(numbers):
+    whole = compare({"nearest": nearest(numbers)}, numbers, **rows(), budgets=[2, 5], seeds=[0, 1])
+    mask = numbers.x[30:] > 0
+    part = whole.only(mask)
+    expected = [
+        balanced_accuracy_score(numbers.y[30:][mask], predicted[mask])
+        for predicted in whole.predictions["nearest"][1]
+    ]
+    assert part.score("nearest", 5).value == pytest.approx(np.mean(expected))
+    assert part.score("nearest", 5).value != whole.score("nearest", 5).value
+
+
+def test_processes_side_by_side_change_nothing(numbers):
+    arms = {"nearest": nearest(numbers), "one class": one_class}
+    here, there = (
+        compare(arms, numbers, **rows(), budgets=[2, 5], seeds=[3, 4], jobs=jobs) for jobs in (1, 2)
+    )
+    for arm in arms:
+        assert np.array_equal(here.predictions[arm], there.predictions[arm])
+    assert not np.array_equal(*here.predictions["nearest"])
+
+
+def test_an_arm_may_time_its_training_alone(numbers):
+    arms = {"nearest": nearest(numbers), "one class": one_class}
+    found = compare(arms, numbers, **rows(), budgets=[2], seeds=[0, 1])
+    assert found.cpu_seconds["one class"].tolist() == [[2.0, 3.0]]
+    assert (found.cpu_seconds["nearest"] < 1).all()
+
+
+def test_saving_is_a_share_of_the_control():
+    seconds = {"fast": np.array([[1.0, 2.0, 1.0]]), "slow": np.array([[2.0, 4.0, 4.0]])}
+    y = np.array([0, 1])
+    labels = {arm: np.zeros((1, 3, 2), int) for arm in seconds}
+    found = experiment.Comparison("", (4,), (0, 1, 2), y, y, labels, seconds)
+    effect = found.saving("fast", "slow", 4)
+    shares = np.array([0.5, 0.5, 0.75])
+    half = 4.302653 * shares.std(ddof=1) / np.sqrt(3)  # t at 97.5 % with two degrees of freedom
+    assert effect.value == pytest.approx(shares.mean())
+    assert (effect.low, effect.high) == pytest.approx((effect.value - half, effect.value + half))
+
+
+def test_what_is_recorded_is_read_again_without_running(numbers, tmp_path, monkeypatch):
+    monkeypatch.setattr(experiment, "RECORDED", tmp_path / "recorded")
+    asked = rows() | {"budgets": [2, 5], "seeds": [0, 1]}
+    arms = {"nearest": nearest(numbers), "one class": one_class}
+    with pytest.raises(FileNotFoundError, match="nothing is recorded as 'a-name'"):
+        recorded("a-name", arms, numbers, **asked)
+    monkeypatch.setenv("TLBOOK_EXPERIMENTS", "other,a-name")
+    measured = recorded("a-name", arms, numbers, **asked)
+    monkeypatch.delenv("TLBOOK_EXPERIMENTS")
+
+    def never(*_):
+        raise AssertionError("was run again")
+
+    again = recorded("a-name", dict.fromkeys(arms, never), numbers, **asked)
+    plain = compare(arms, numbers, **asked)
+    for arm in arms:
+        assert np.array_equal(again.predictions[arm], plain.predictions[arm])
+        assert np.array_equal(again.predictions[arm], measured.predictions[arm])
+    assert again.score("nearest", 5) == plain.score("nearest", 5)
+    assert again.cpu_seconds["one class"].tolist() == [[2.0, 3.0], [2.0, 3.0]]
+    for other, what in (
+        ({"budgets": [2, 6]}, "budgets"),
+        ({"seeds": [1, 2]}, "seeds"),
+        ({"test": asked["test"][:-1]}, "rows"),
+    ):
+        with pytest.raises(ValueError, match=f"recorded with other {what} than asked for"):
+            recorded("a-name", arms, numbers, **asked | other)
+    with pytest.raises(ValueError, match="recorded with other arms"):
+        recorded("a-name", {"nearest": never}, numbers, **asked)

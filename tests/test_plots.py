@@ -37,6 +37,16 @@ def test_learning_curves_draw_scores_with_their_bands(comparison):
     assert np.all(np.diff(two.get_xdata()) > 0)
 
 
+def test_more_arms_than_colors_are_refused_and_some_can_be_chosen(comparison):
+    names = [f"arm {index}" for index in range(8)]
+    for name in names:
+        comparison.predictions[name] = comparison.predictions["one"]
+    with pytest.raises(ValueError, match="10 arms, but 7 colors"):
+        plots.learning_curves(comparison)
+    ax = plots.learning_curves(comparison, arms=["two", "arm 3"])
+    assert [line.get_label() for line in ax.lines] == ["two", "arm 3", "chance"]
+
+
 def test_effects_are_colored_by_what_they_show():
     named = {
         "gain": Effect(0.1, 0.05, 0.15, 5),

@@ -67,7 +67,7 @@ def verdict(effect: Effect) -> str:
     return {1: "supported", -1: "refuted", 0: "not shown"}[effect.sign]
 
 
-def finding(claim: str, effect: Effect, *, setting: str) -> None:
+def finding(claim: str, effect: Effect, *, setting: str, unit: str = "points") -> None:
     """State what an experiment says of a claim, and pass it on to the ledger.
 
     Parameters
@@ -75,6 +75,7 @@ def finding(claim: str, effect: Effect, *, setting: str) -> None:
     claim : the id of a claim of the documents, such as ``"C2"``
     effect : what was measured, signed so that a positive effect supports the claim
     setting : on what, in a few words; one claim has one finding in each setting
+    unit : of a hundredth of the effect
 
     Raises
     ------
@@ -94,7 +95,7 @@ def finding(claim: str, effect: Effect, *, setting: str) -> None:
         "verdict": outcome,
     }
     sentence = (
-        f"**{claim}** *{claims[claim]['text']}*<br>{setting}: {effect} points "
+        f"**{claim}** *{claims[claim]['text']}*<br>{setting}: {effect} {unit} "
         f"({effect.level:.0%} interval, {effect.seeds} seeds) → **{outcome}**"
     )
     display({FINDING: data, "text/markdown": sentence, "text/plain": sentence}, raw=True)

@@ -8,19 +8,33 @@ The score is balanced accuracy: the mean over classes of the share of correct pr
 chance is one over the number of classes however uneven they are.
 """
 
+import json
+import os
+import platform
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.stats import bootstrap
+from joblib import Parallel, delayed
+from scipy.stats import bootstrap, ttest_1samp
 from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
+from tlbook.cache import digest
 from tlbook.data import Dataset, limit
 
-Arm = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
+#: (labeled rows, test rows, seed) -> predicted labels, or (predicted labels, CPU seconds) of an arm
+#: that times its training alone.
+Arm = Callable[[np.ndarray, np.ndarray, int], np.ndarray | tuple[np.ndarray, float]]
+
+#: Larger comparisons than a chapter has time for, as ``make experiments`` measured them.
+RECORDED = Path(__file__).with_name("recorded")
 
 
 @dataclass(frozen=True)
@@ -139,6 +153,16 @@ class Comparison:
     def arms(self) -> list[str]:
         return list(self.predictions)
 
+    def only(self, tests: np.ndarray, name: str | None = None) -> "Comparison":
+        """The same runs, looked at on some of the test examples (positions or a mask)."""
+        return replace(
+            self,
+            name=name or self.name,
+            y=self.y[tests],
+            groups=self.groups[tests],
+            predictions={arm: found[..., tests] for arm, found in self.predictions.items()},
+        )
+
     def score(self, arm: str, budget: int | None) -> Effect:
         """Balanced accuracy of one arm at one budget."""
         return balanced_accuracy(self.y, self._at(arm, budget), groups=self.groups)
@@ -148,6 +172,14 @@ class Comparison:
         return balanced_accuracy(
             self.y, self._at(arm, budget), self._at(control, budget), groups=self.groups
         )
+
+    def saving(self, arm: str, control: str, budget: int | None) -> Effect:
+        """The share of the control's CPU seconds that an arm saves; a t-interval over seeds."""
+        position = self.budgets.index(budget)
+        ours, theirs = (self.cpu_seconds[name][position] for name in (arm, control))
+        shares = 1 - ours / theirs
+        limits = ttest_1samp(shares, 0).confidence_interval()
+        return Effect(float(shares.mean()), float(limits.low), float(limits.high), len(shares))
 
     def table(self) -> pd.DataFrame:
         """One row per arm and budget: score, interval, mean CPU seconds."""
@@ -191,6 +223,7 @@ def compare(
     test: np.ndarray,
     budgets: Iterable[int | None],
     seeds: Sequence[int] = range(10),
+    jobs: int = 1,
 ) -> Comparison:
     """Run every arm on every label budget with every seed, all on the same rows.
 
@@ -200,6 +233,7 @@ def compare(
     train, test : positions of the rows that may be labeled, and of the test rows
     budgets : labels per class; ``None`` for all of ``train``
     seeds : each draws its own labeled rows; at least two, and five or more for a result
+    jobs : processes side by side, each with one thread; 1 stays in this process
 
     Raises
     ------
@@ -211,23 +245,106 @@ def compare(
         raise ValueError(f"{len(shared)} rows stand in both train and test: split them apart")
     predictions = {a: np.empty((len(budgets), len(seeds), len(test)), data.y.dtype) for a in arms}
     cpu_seconds = {a: np.empty((len(budgets), len(seeds))) for a in arms}
-    runs = [(b, s) for b in range(len(budgets)) for s in range(len(seeds))]
-    for b, s in tqdm(runs, desc=data.name, unit="run", leave=False, delay=5):
+    positions = [(b, s, a) for b in range(len(budgets)) for s in range(len(seeds)) for a in arms]
+
+    def run(b: int, s: int, name: str) -> tuple[np.ndarray, float]:
         rows = train
         if budgets[b] is not None:
             rows = limit(data, train, per_class=budgets[b], seed=seeds[s])
-        for name, arm in arms.items():
-            start = time.process_time()
-            # small linear models spend more on waking BLAS threads than on their own arithmetic
-            with threadpool_limits(1, user_api="blas"):
-                predicted = np.asarray(arm(rows, test, seeds[s]))
-            cpu_seconds[name][b, s] = time.process_time() - start
-            if predicted.shape != (len(test),):
-                raise ValueError(
-                    f"arm {name!r} returned shape {predicted.shape}: "
-                    f"expected one label for each of the {len(test)} test rows"
-                )
-            predictions[name][b, s] = predicted
+        start = time.process_time()
+        # small linear models spend more on waking BLAS threads than on their own arithmetic
+        with threadpool_limits(1, user_api="blas" if jobs == 1 else None):
+            found = arms[name](rows, test, seeds[s])
+        predicted, seconds = (
+            found if isinstance(found, tuple) else (found, time.process_time() - start)
+        )
+        predicted = np.asarray(predicted)
+        if predicted.shape != (len(test),):
+            raise ValueError(
+                f"arm {name!r} returned shape {predicted.shape}: "
+                f"expected one label for each of the {len(test)} test rows"
+            )
+        return predicted, seconds
+
+    found = Parallel(jobs, return_as="generator", pre_dispatch=2 * jobs)(
+        delayed(run)(*position) for position in positions
+    )
+    bar = tqdm(found, desc=data.name, total=len(positions), unit="run", leave=False, delay=5)
+    for (b, s, name), (predicted, seconds) in zip(positions, bar, strict=True):
+        predictions[name][b, s], cpu_seconds[name][b, s] = predicted, seconds
     return Comparison(
         data.name, budgets, seeds, data.y[test], data.groups[test], predictions, cpu_seconds
     )
+
+
+def recorded(
+    name: str,
+    arms: dict[str, Arm],
+    data: Dataset,
+    *,
+    train: np.ndarray,
+    test: np.ndarray,
+    budgets: Iterable[int | None],
+    seeds: Sequence[int] = range(5),
+) -> Comparison:
+    """What :func:`compare` gives for the same arguments, measured beforehand.
+
+    A comparison that takes longer than a chapter may is run by ``make experiments``, which sets
+    ``$TLBOOK_EXPERIMENTS`` to the names to run, separated by commas, and kept in
+    ``tlbook/recorded/NAME.json`` with versions, machine and date. Otherwise it is read from there.
+
+    Raises
+    ------
+    FileNotFoundError : nothing is recorded under this name
+    ValueError : what is recorded has other arms, budgets, seeds or rows than those asked for
+    """
+    file = RECORDED / f"{name}.json"
+    budgets, seeds = tuple(budgets), tuple(seeds)
+    asked = {
+        "arms": list(arms),
+        "budgets": list(budgets),
+        "seeds": list(seeds),
+        "rows": digest(data.x[train], data.y[train], data.x[test], data.y[test]),
+    }
+    if name in os.environ.get("TLBOOK_EXPERIMENTS", "").split(","):
+        rows = {"train": train, "test": test}
+        jobs = os.cpu_count() or 1
+        _write(file, compare(arms, data, **rows, budgets=budgets, seeds=seeds, jobs=jobs), asked)
+    if not file.exists():
+        raise FileNotFoundError(f"nothing is recorded as {name!r}: run make experiments")
+    content = json.loads(file.read_text("utf-8"))
+    if differing := [key for key, value in asked.items() if content[key] != value]:
+        raise ValueError(
+            f"{name!r} was recorded with other {' and '.join(differing)} than asked for: "
+            "run make experiments"
+        )
+    predictions = {
+        arm: np.array([[list(map(int, run)) for run in runs] for runs in content["labels"][arm]])
+        for arm in arms
+    }
+    cpu_seconds = {arm: np.array(content["cpu_seconds"][arm]) for arm in arms}
+    return Comparison(
+        data.name, budgets, seeds, data.y[test], data.groups[test], predictions, cpu_seconds
+    )
+
+
+def _write(file: Path, comparison: Comparison, asked: dict) -> None:
+    """One digit per predicted label, so that the file stays small and can be read."""
+    if max(found.max() for found in comparison.predictions.values()) > 9:
+        raise ValueError("predictions of more than ten classes cannot be recorded")
+    content = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "versions": {name: version(name) for name in ("torch", "transformers", "scikit-learn")},
+        **asked,
+        "cpu_seconds": {arm: t.round(2).tolist() for arm, t in comparison.cpu_seconds.items()},
+        "labels": {
+            arm: [["".join(map(str, run)) for run in runs] for runs in found.tolist()]
+            for arm, found in comparison.predictions.items()
+        },
+    }
+    file.parent.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=file.parent, prefix=".part-") as part:
+        whole = Path(part, file.name)
+        whole.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        whole.replace(file)

@@ -52,11 +52,19 @@ def style() -> None:
     )
 
 
-def learning_curves(comparison: Comparison, ax: Axes | None = None) -> Axes:
-    """Score against label budget, a line per arm with its interval as a band."""
+def learning_curves(
+    comparison: Comparison, ax: Axes | None = None, arms: Sequence[str] | None = None
+) -> Axes:
+    """Score against label budget, a line per arm with its interval as a band.
+
+    Raises ValueError for more arms than there are colors to tell them apart: choose some.
+    """
+    arms = comparison.arms if arms is None else arms
+    if len(arms) > len(COLORS):
+        raise ValueError(f"{len(arms)} arms, but {len(COLORS)} colors: choose some by arms=")
     ax = ax or plt.subplots()[1]
     position = _positions(comparison.budgets)
-    for arm, color, marker in zip(comparison.arms, COLORS, MARKERS, strict=False):
+    for arm, color, marker in zip(arms, COLORS, MARKERS, strict=False):
         effects = [comparison.score(arm, budget) for budget in comparison.budgets]
         low, value, high = (
             [100 * getattr(effect, part) for effect in effects] for part in ("low", "value", "high")
