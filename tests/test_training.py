@@ -418,6 +418,47 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
         trained(checkpoint=tmp_path / "run", epochs=7)
 
 
+@pytest.mark.parametrize(
+    ("table", "rate", "message"),
+    [
+        (ALL, 1e-3, "belongs to another run .*'rates'"),
+        (last_layers, 2e-3, "trained other layers, such as bert.embeddings"),
+    ],
+)
+def test_a_checkpoint_of_other_rates_or_layers_is_refused(tmp_path, table, rate, message):
+    file = tmp_path / "run"
+    for first in (True, False):
+        model = tiny_bert()
+        now = ALL if first or table == ALL else last_layers(model, 1)
+        groups = param_groups(model, now, lr=2e-3 if first else rate)
+        batches = Batches(sentences(16), size=8)
+        if first:
+            fit(model, classification(), batches, AdamW(groups), checkpoint=file)
+        else:
+            before = weights(model)
+            with pytest.raises(ValueError, match=message):
+                fit(model, classification(), batches, AdamW(groups), checkpoint=file)
+            assert torch.equal(weights(model), before)
+
+
+def test_whole_batches_are_never_divided(monkeypatch):
+    from tlbook import training
+
+    monkeypatch.setattr(training, "TOKENS", 20)  # so that every batch would be cut
+    for whole, expected in ((True, {8, 4}), (False, None)):
+        model, sizes = tiny_bert(), []
+
+        def watching(model, batch, sizes=sizes):
+            sizes.append(len(batch["labels"]))
+            return classification()(model, batch)
+
+        optimizer = AdamW(model.parameters())
+        list(steps(model, watching, Batches(sentences(20), size=8), optimizer, whole=whole))
+        assert set(sizes) == expected if whole else max(sizes) < 8
+    with pytest.raises(ValueError, match="cannot be divided"):
+        next(steps(model, watching, Batches(sentences(20), 8), optimizer, whole=True, accumulate=2))
+
+
 def test_checkpoints_leave_nothing_half_written(tmp_path, monkeypatch):
     from tlbook import training
 

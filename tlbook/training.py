@@ -207,6 +207,7 @@ def steps(
     schedule: Schedule = constant,
     clip: float | None = 1.0,
     accumulate: int = 1,
+    whole: bool = False,
     start: int = 0,
     accelerator: Accelerator | None = None,
 ) -> Iterator[Step]:
@@ -222,18 +223,27 @@ def steps(
     accumulate : batches per update; their gradients are weighted by their sizes, so the update is
         that of one large batch, also where the last window is not full. A CPU cuts batches of long
         texts in the same way, which saves time and memory
+    whole : the loss compares the examples of a batch with each other (contrastive losses, CORAL,
+        MMD), so it must see each batch in one piece: nothing is cut or shared out
     start : updates already done, for resuming
     accelerator : Accelerate's, for mixed precision or several processes
 
     Raises
     ------
+    ValueError : ``whole`` batches with ``accumulate`` or several processes, which divide them
     TrainingError : the loss is not finite; nothing was updated by it
     """
     accelerator = accelerator or Accelerator()
+    if whole and (accumulate > 1 or accelerator.num_processes > 1):
+        raise ValueError(
+            f"whole batches cannot be divided, but accumulate={accumulate} and there are "
+            f"{accelerator.num_processes} processes"
+        )
     model, optimizer = accelerator.prepare(model, optimizer)
     total = math.ceil(len(batches) / accumulate)
     stream = batches.rows(start * accumulate)
-    tokens = TOKENS * accelerator.num_processes if accelerator.device.type == "cpu" else math.inf
+    cut = accelerator.device.type == "cpu" and not whole
+    tokens = TOKENS * accelerator.num_processes if cut else math.inf
     for index in range(start, total):
         train_mode(model)  # whoever looked at the last step may have evaluated
         for group in optimizer.param_groups:
@@ -356,8 +366,9 @@ def fit(
     patience : stop after so many validations without a better one (early stopping, 早停)
     checkpoint : a file, written after each validation, whole or not at all. If it is there,
         training goes on from it, and gives bit for bit what it would have given without the
-        interruption. It holds what training changes, not what is frozen
-    options : ``schedule``, ``clip``, ``accumulate`` of :func:`steps`
+        interruption (with several processes: but for dropout, which each draws for itself). It
+        holds what training changes, not what is frozen
+    options : ``schedule``, ``clip``, ``accumulate``, ``whole`` of :func:`steps`
 
     Returns
     -------
@@ -365,7 +376,7 @@ def fit(
 
     Raises
     ------
-    ValueError : the checkpoint belongs to another run
+    ValueError : the checkpoint belongs to another run: other batches, learning rates, or layers
     TrainingError : the loss is not finite; the checkpoint keeps the last good state
     """
     accelerator = accelerator or Accelerator()
@@ -375,6 +386,7 @@ def fit(
     every = every or math.ceil(batches.per_epoch / accumulate)
     total = math.ceil(len(batches) / accumulate)
     run = {"batches": len(batches), "size": batches.size, "seed": batches.seed, "every": every}
+    run["rates"] = [group.get("initial_lr", group["lr"]) for group in optimizer.param_groups]
     state = _State(run)
     if checkpoint is not None:
         checkpoint = Path(checkpoint)
@@ -461,9 +473,15 @@ class _State:
                 f"{file} belongs to another run ({state['run']}, now {self.run}): "
                 "remove it, or name another file"
             )
+        weights = _part(tensors, "model:")
+        if other := weights.keys() ^ _own(model).keys():
+            raise ValueError(
+                f"{file} belongs to another run (which trained other layers, such as "
+                f"{min(other)}): remove it, or name another file"
+            )
         groups, python, legacy = (state.pop(name) for name in ("groups", "python", "numpy"))
         vars(self).update(state | {"best": _part(tensors, "best:")})
-        model.load_state_dict(_part(tensors, "model:"), strict=False)
+        model.load_state_dict(weights, strict=False)
         moments: dict[int, dict] = {}
         for name, tensor in _part(tensors, "optimizer:").items():
             index, _, key = name.partition(":")
