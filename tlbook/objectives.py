@@ -28,11 +28,14 @@ def classification(label_smoothing: float = 0.0, class_weights: torch.Tensor | N
     ``class_weights``: (classes,), what an example counts by its class, as scikit-learn's
     ``compute_class_weight("balanced")`` gives it. The loss is divided by the number of examples,
     not by the sum of their weights as in torch: so it does not depend on how a batch is cut.
+
+    The loss raises KeyError for a batch without ``labels``, where transformers returns ``None``.
     """
 
     def loss_fn(model, batch):
-        logits = logits_of(model, batch)
-        labels = batch["labels"]
+        if "labels" not in batch:
+            raise KeyError(f"a batch of {', '.join(batch)} has no labels: add a column 'labels'")
+        logits, labels = logits_of(model, batch), batch["labels"]
         weights = None if class_weights is None else class_weights.to(logits)
         losses = F.cross_entropy(
             logits, labels, weight=weights, reduction="none", label_smoothing=label_smoothing
