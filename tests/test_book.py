@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tools import check, export
+from tools import build, check, experiments, export
 from tools.source import Book
 
 ROOT = Path(__file__).parents[1]
@@ -171,3 +171,19 @@ def test_command_lists_problems_and_fails(sample, monkeypatch, capsys):
     *problems, summary = capsys.readouterr().out.splitlines()
     assert "chapters/01-sample.md:1: no section 'Pitfalls'" in problems
     assert summary.startswith("2 problems")
+
+
+def test_every_recorded_comparison_is_asked_for_and_there():
+    chapters = build.Book(ROOT).chapters
+    asked = {name for chapter in chapters for name in experiments.names(chapter)}
+    assert asked == {file.stem for file in (ROOT / "tlbook" / "recorded").glob("*.json")}
+
+
+def test_unknown_experiments_are_named(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("sys.argv", ["experiments", "model-transfer-revews"])
+    with pytest.raises(SystemExit):
+        experiments.main()
+    said = capsys.readouterr().err
+    assert "no chapter asks for model-transfer-revews: it is" in said
+    assert "model-transfer-reviews" in said
