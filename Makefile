@@ -33,7 +33,7 @@ bench: .venv/.bench ## run the benchmarks, each against its peers
 	@set -e; for file in benchmarks/[a-z]*.py; do \
 	  $(PY) -m benchmarks.$$(basename $$file .py); done
 
-experiments: $(READY) ## run what is longer than a chapter may be (hours; NAMES="one two")
+experiments: $(READY) ## run what is longer than a chapter may be (about an hour; NAMES="one two")
 	@$(PY) -m tools.experiments $(NAMES)
 
 export: $(READY) ## write chapters/*.ipynb from chapters/*.md

@@ -1,5 +1,7 @@
 """Paired comparisons and their intervals."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.stats import norm
@@ -299,3 +301,9 @@ def test_what_is_recorded_is_read_again_without_running(numbers, tmp_path, monke
             recorded("a-name", arms, numbers, **asked | other)
     with pytest.raises(ValueError, match="recorded with other arms"):
         recorded("a-name", {"nearest": never}, numbers, **asked)
+
+
+def test_too_many_classes_are_refused_before_anything_runs(numbers):
+    many = replace(numbers, classes=tuple(map(str, range(11))))
+    with pytest.raises(ValueError, match="numbers has 11 classes; ten can be recorded"):
+        recorded("a-name", {"one class": None}, many, **rows(), budgets=[2], seeds=[0, 1])

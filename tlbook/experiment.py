@@ -252,7 +252,8 @@ def compare(
         if budgets[b] is not None:
             rows = limit(data, train, per_class=budgets[b], seed=seeds[s])
         start = time.process_time()
-        # small linear models spend more on waking BLAS threads than on their own arithmetic
+        # small linear models spend more on waking BLAS threads than on their own arithmetic;
+        # beside other processes, no library may take more than one core
         with threadpool_limits(1, user_api="blas" if jobs == 1 else None):
             found = arms[name](rows, test, seeds[s])
         predicted, seconds = (
@@ -296,8 +297,11 @@ def recorded(
     Raises
     ------
     FileNotFoundError : nothing is recorded under this name
-    ValueError : what is recorded has other arms, budgets, seeds or rows than those asked for
+    ValueError : what is recorded has other arms, budgets, seeds or rows than those asked for; or
+        the data have more than ten classes, which cannot be recorded
     """
+    if len(data.classes) > 10:
+        raise ValueError(f"{data.name} has {len(data.classes)} classes; ten can be recorded")
     file = RECORDED / f"{name}.json"
     budgets, seeds = tuple(budgets), tuple(seeds)
     asked = {
@@ -330,8 +334,6 @@ def recorded(
 
 def _write(file: Path, comparison: Comparison, asked: dict) -> None:
     """One digit per predicted label, so that the file stays small and can be read."""
-    if max(found.max() for found in comparison.predictions.values()) > 9:
-        raise ValueError("predictions of more than ten classes cannot be recorded")
     content = {
         "date": datetime.now(UTC).date().isoformat(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
