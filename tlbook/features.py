@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 from tlbook import networks
 from tlbook.cache import array, digest
-from tlbook.pretrained import ImageEncoder, TextEncoder
+from tlbook.pretrained import ImageEncoder, SavedModelEncoder, TextEncoder
 
 TEXTS, IMAGES = 32, 4  # in a batch: what a CPU's cache holds, and so the fastest there
 TOKENS = 32  # that a text counts for
@@ -29,7 +29,7 @@ VERSION = "1"  # of the features in the cache: raise it when a change here chang
 
 
 def features(
-    encoder: TextEncoder | ImageEncoder,
+    encoder: TextEncoder | ImageEncoder | SavedModelEncoder,
     inputs: Sequence[str] | np.ndarray,
     batch_size: int | None = None,
     cache: bool = True,
@@ -39,7 +39,8 @@ def features(
 
     Parameters
     ----------
-    encoder : from :func:`tlbook.pretrained.load`, in eval mode; runs on the device of its model
+    encoder : from :func:`tlbook.pretrained.load`, in eval mode; runs on the device of its model. A
+        SavedModel of TensorFlow Hub always runs in inference mode
     inputs : n texts; or images, uint8 (n, height, width, 3), see :func:`preprocess`
     batch_size : images in a batch, or texts of 32 tokens (twice as many of 16); by default what is
         fastest on a CPU: 4 images, 32 texts
@@ -57,14 +58,20 @@ def features(
         The model, or a part of it, is in training mode; or the inputs are not what the encoder
         takes. So nothing random can come before or into features that are computed once.
     """
-    if any(module.training for module in encoder.model.modules()):
+    saved_model = isinstance(encoder, SavedModelEncoder)
+    if not saved_model and any(module.training for module in encoder.model.modules()):
         raise ValueError(
             "The model is in training mode: dropout and batch statistics would make its features "
             "random. Call encoder.model.eval() first."
         )
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, not {batch_size}.")
-    if isinstance(encoder, TextEncoder):
+    if saved_model:
+        text = encoder.modality == "text"
+        prepared = np.array(_checked_texts(inputs), object) if text else _checked_images(inputs)
+        key = [prepared]
+        embed, unit = _embed_by_saved_model, encoder.modality
+    elif isinstance(encoder, TextEncoder):
         prepared = tokenize(encoder, inputs)
         key = [np.array([len(text) for text in prepared]), np.concatenate(prepared)]
         embed, unit = _embed_texts, "token"  # a bar of texts would start slow: long ones are first
@@ -92,12 +99,7 @@ def tokenize(encoder: TextEncoder, texts: Sequence[str]) -> list[tuple[int, ...]
 
     Warns how many texts were cut. Raises ValueError unless ``texts`` are one or more strings.
     """
-    if isinstance(texts, str):
-        raise ValueError("One string was given: pass a list of texts, also for a single one.")
-    texts = list(_sized(texts, "a list of texts"))
-    for index, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise ValueError(f"Text {index} is not a string but {text!r:.50}.")
+    texts = _checked_texts(texts)
     options = {"padding": False, "return_attention_mask": False, "verbose": False}
     ids = encoder.tokenizer(texts, truncation=True, max_length=encoder.max_length, **options)
     tokens = [tuple(text) for text in ids["input_ids"]]
@@ -112,6 +114,16 @@ def tokenize(encoder: TextEncoder, texts: Sequence[str]) -> list[tuple[int, ...]
             stacklevel=3,
         )
     return tokens
+
+
+def _checked_texts(texts: Sequence[str]) -> list[str]:
+    if isinstance(texts, str):
+        raise ValueError("One string was given: pass a list of texts, also for a single one.")
+    texts = list(_sized(texts, "a list of texts"))
+    for index, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise ValueError(f"Text {index} is not a string but {text!r:.50}.")
+    return texts
 
 
 def pad(encoder: TextEncoder, tokens: Sequence[tuple[int, ...]]) -> tuple[torch.Tensor, ...]:
@@ -171,16 +183,21 @@ def preprocess(encoder: ImageEncoder, images: np.ndarray) -> torch.Tensor:
     The whole image is resized, without keeping its proportions: crop beforehand if they matter.
     """
     device = next(encoder.model.parameters()).device
-    pixels = torch.from_numpy(_checked_images(images).copy()).to(device)  # whatever the strides
-    pixels = pixels.permute(
-        0, 3, 1, 2
-    ).float()  # a view: memory stays channels last, faster on a CPU
-    if pixels.shape[2:] != (encoder.size, encoder.size):
-        pixels = F.interpolate(pixels, (encoder.size,) * 2, mode="bilinear", antialias=True)
+    pixels = _resized(_checked_images(images), encoder.size, device)
     mean, std = (
         torch.tensor(values, device=device).view(3, 1, 1) for values in (encoder.mean, encoder.std)
     )
     return (pixels - mean) / std
+
+
+def _resized(images: np.ndarray, size: int, device: torch.device | str = "cpu") -> torch.Tensor:
+    """float32 (n, 3, size, size), from 0 to 255."""
+    pixels = torch.from_numpy(images.copy()).to(device)  # whatever the strides
+    # A view: memory stays channels last, faster on a CPU
+    pixels = pixels.permute(0, 3, 1, 2).float()
+    if pixels.shape[2:] != (size, size):
+        pixels = F.interpolate(pixels, (size, size), mode="bilinear", antialias=True)
+    return pixels
 
 
 def _checked_images(images: np.ndarray) -> np.ndarray:
@@ -205,6 +222,31 @@ def _embed_images(
         vectors.append(encoder.model.embed(batch))
         bar.update(len(batch))
     return torch.cat(vectors).cpu().numpy()
+
+
+# SavedModels
+
+
+def _embed_by_saved_model(
+    encoder: SavedModelEncoder, inputs: np.ndarray, batch_size: int | None, bar: tqdm
+) -> np.ndarray:
+    bar.total = len(inputs)
+    text = encoder.modality == "text"
+    # Texts of about one length side by side, since many models pad; an image is one like another
+    order = np.argsort([-len(item) for item in inputs], kind="stable")
+    size = batch_size or (TEXTS if text else IMAGES)
+    vectors = np.empty((len(inputs), encoder.dimension), np.float32)
+    for start in range(0, len(inputs), size):
+        rows = order[start : start + size]
+        batch = inputs[rows]
+        if not text:  # as the hub has images: the channels last, from 0 to 1
+            batch = (_resized(batch, encoder.size) / 255).permute(0, 2, 3, 1).contiguous().numpy()
+        vectors[rows] = encoder.embed(batch)
+        bar.update(len(rows))
+    return vectors
+
+
+# Inputs
 
 
 def _sized(inputs: Sequence, expected: str) -> Sequence:

