@@ -8,7 +8,7 @@ from scipy.stats import norm
 from sklearn.metrics import balanced_accuracy_score
 
 from tlbook import data, experiment
-from tlbook.experiment import Effect, balanced_accuracy, compare, recorded
+from tlbook.experiment import Comparison, Effect, balanced_accuracy, compare, recorded
 
 
 def runs(rng, seeds: int, n: int, skills=(1.0, 0.8)):
@@ -307,3 +307,37 @@ def test_too_many_classes_are_refused_before_anything_runs(numbers):
     many = replace(numbers, classes=tuple(map(str, range(11))))
     with pytest.raises(ValueError, match="numbers has 11 classes; ten can be recorded"):
         recorded("a-name", {"one class": None}, many, **rows(), budgets=[2], seeds=[0, 1])
+
+
+def curve(*accuracies, seeds=4, n=4000):
+    """Predictions of an arm with these accuracies at budgets 4, 16, 64, all labels ones."""
+    rng = np.random.default_rng(0)
+    shape = len(accuracies), seeds, n
+    return (rng.random(shape) < np.array(accuracies)[:, None, None]).astype(int)
+
+
+def worth_of(arm, control):
+    predictions = {"arm": curve(*arm), "control": curve(*control)}
+    seconds = dict.fromkeys(predictions, np.zeros((3, 4)))
+    ones, groups = np.ones(4000, dtype=int), np.arange(4000)
+    compared = Comparison("a", (4, 16, 64), (0, 1, 2, 3), ones, groups, predictions, seconds)
+    return compared.worth("arm", 4, "control")
+
+
+def test_worth_is_read_off_the_control_s_curve():
+    between = worth_of((0.7, 0, 0), (0.6, 0.8, 0.9))
+    assert between.value == pytest.approx(8, rel=0.15)  # half way from 4 to 16, on a log scale
+    assert 4 < between.low < between.value < between.high < 16
+    assert between.high / between.low < 3
+
+
+def test_worth_beyond_the_curve_is_its_end():
+    low, high = worth_of((0.5, 0, 0), (0.6, 0.8, 0.9)), worth_of((0.95, 0, 0), (0.6, 0.8, 0.9))
+    assert (low.low, low.high) == pytest.approx((4, 4))
+    assert (high.low, high.high) == pytest.approx((64, 64))
+
+
+def test_worth_of_a_control_that_falls_again():
+    """The smallest number of labels that is enough counts."""
+    effect = worth_of((0.8, 0, 0), (0.6, 0.9, 0.7))
+    assert 4 < effect.low < effect.high < 16

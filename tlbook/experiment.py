@@ -94,23 +94,39 @@ def balanced_accuracy(
         if np.shape(control) != predictions.shape:
             raise ValueError(f"control has shape {np.shape(control)}, not {predictions.shape}")
         gain -= np.asarray(control) == y
+    return _interval(lambda scores: scores[0], y, gain[None], groups, level, resamples)
 
-    # sums[s, g, c]: what group g's examples of class c gain with seed s; counts[g, c]: how many
+
+def _interval(
+    statistic: Callable[[np.ndarray], np.ndarray],
+    y: np.ndarray,
+    gains: np.ndarray,
+    groups: np.ndarray | None = None,
+    level: float = 0.95,
+    resamples: int = 2000,
+) -> Effect:
+    """A statistic of balanced accuracies, with the interval of the pigeonhole bootstrap.
+
+    ``gains`` (runs, seeds, n) says what each run gains on each test example; the statistic gets
+    the runs' means over seeds and classes, (runs, batch), and returns (batch,).
+    """
+    # sums[r, s, g, c]: what group g's examples of class c gain with seed s; counts[g, c]: how many
     _, group = np.unique(np.arange(len(y)) if groups is None else groups, return_inverse=True)
     classes, label = np.unique(y, return_inverse=True)
-    n_seeds, n_groups = len(gain), group.max() + 1
+    n_runs, n_seeds, _ = gains.shape
+    n_groups = group.max() + 1
     counts = np.zeros((n_groups, len(classes)))
     np.add.at(counts, (group, label), 1)
-    sums = np.zeros((n_seeds, n_groups, len(classes)))
-    np.add.at(sums, (slice(None), group, label), gain)
+    sums = np.zeros((n_runs, n_seeds, n_groups, len(classes)))
+    np.add.at(sums, (slice(None), slice(None), group, label), gains)
 
     def score(seed_rows: np.ndarray, group_rows: np.ndarray, axis: int = -1) -> np.ndarray:
         times_group = _times_drawn(group_rows, n_groups)
         times_seed = _times_drawn(seed_rows, n_seeds) / n_seeds
-        total = np.einsum("bs,sbc->bc", times_seed, times_group @ sums)
+        total = np.einsum("bs,rsbc->rbc", times_seed, times_group @ sums)
         # a rare class can be missing from a resample: the mean is over the classes that are there
         with np.errstate(invalid="ignore"):
-            return np.nanmean(total / (times_group @ counts), axis=1)
+            return statistic(np.nanmean(total / (times_group @ counts), axis=-1))
 
     every = np.arange(n_seeds)[None], np.arange(n_groups)[None]
     limits = bootstrap(
@@ -172,6 +188,27 @@ class Comparison:
         return balanced_accuracy(
             self.y, self._at(arm, budget), self._at(control, budget), groups=self.groups
         )
+
+    def worth(self, arm: str, budget: int | None, control: str) -> Effect:
+        """How many labels per class the control needs to score as an arm does with ``budget``.
+
+        The control's curve is read between its budgets on a logarithmic scale, and never falls: at
+        each budget it counts as good as at any smaller one. Where the arm lies below or above the
+        whole curve, the result is the smallest or the largest budget: then read it as "at most" or
+        "at least". The interval counts what :func:`balanced_accuracy` counts.
+        """
+        budgets = np.array([number for number in self.budgets if number is not None])
+        runs = [self._at(arm, budget), *(self._at(control, number) for number in budgets)]
+
+        def needed(scores: np.ndarray) -> np.ndarray:
+            curves = np.maximum.accumulate(scores[1:], axis=0).T
+            found = [
+                np.interp(score, curve, np.log(budgets))
+                for score, curve in zip(scores[0], curves, strict=True)
+            ]
+            return np.exp(found)
+
+        return _interval(needed, self.y, np.stack(runs) == self.y, self.groups)
 
     def saving(self, arm: str, control: str, budget: int | None) -> Effect:
         """The share of the control's CPU seconds that an arm saves; a t-interval over seeds."""

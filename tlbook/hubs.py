@@ -14,6 +14,7 @@ torch nor TensorFlow is imported here but where TensorFlow Hub itself has to dow
 import difflib
 import functools
 import hashlib
+import json
 import os
 import shutil
 import socket
@@ -23,11 +24,23 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import pooch
+
 from tlbook import assets, cache
 
-#: Seconds without a byte after which a download from TensorFlow Hub is given up; Hugging Face's own
-#: limit is set by $HF_HUB_DOWNLOAD_TIMEOUT.
+#: Seconds without a byte after which TensorFlow Hub is given up, and Hugging Face when it is first
+#: asked for a model. For its files, $HF_HUB_ETAG_TIMEOUT and $HF_HUB_DOWNLOAD_TIMEOUT hold.
 TIMEOUT = 30.0
+#: What is fetched of a model on the Hugging Face Hub, and what is not.
+FILES, OTHERS = ["*.json", "*.txt", "*.model", "*.safetensors"], ["onnx/*", "openvino/*"]
+#: One of these is in every folder with a text model.
+TOKENIZERS = (
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+    "sentencepiece.bpe.model",
+    "spiece.model",
+)
 
 
 @dataclass(frozen=True)
@@ -102,27 +115,62 @@ def _packaged(model: Model) -> Path:
 
 
 def _from_hugging_face(handle: str, revision: str | None) -> Path:
+    kept = _snapshot(handle, revision)
+    if kept and _has_weights(kept) and any((kept / name).is_file() for name in TOKENIZERS):
+        return kept
     try:
-        place = _snapshot(handle, revision, ["*.json", "*.txt", "*.model", "*.safetensors"])
-        if not any(place.glob("*.safetensors")):
-            place = _snapshot(handle, revision, ["pytorch_model*.bin*"])
+        return _download(handle, revision)
     except Exception as error:  # of the Hub, of its HTTP client, or a handle that cannot be an id
+        if kept and _has_weights(kept):
+            return kept  # it has no tokenizer on the Hub either, or nobody can say
         option = f" --revision {revision}" if revision else ""
         raise _not_found(handle, "the Hugging Face Hub", error, option) from error
+
+
+def _snapshot(handle: str, revision: str | None) -> Path | None:
+    """What the Hub's cache has of a model: all of it, or a few of its files."""
+    from huggingface_hub import snapshot_download
+
+    options = {"revision": revision, "allow_patterns": FILES, "ignore_patterns": OTHERS}
+    with suppress(OSError, ValueError):  # nothing; or the handle cannot be an id
+        return Path(snapshot_download(handle, **options, local_files_only=True))
+    return None
+
+
+def _has_weights(place: Path) -> bool:
+    shards = set()
+    for index in (*place.glob("*.safetensors.index.json"), *place.glob("*.bin.index.json")):
+        shards |= set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    weights = shards or {"model.safetensors"}
+    others = {"pytorch_model.bin"} if not shards else weights
+    return (place / "config.json").is_file() and any(
+        all((place / name).is_file() for name in names) for names in (weights, others)
+    )
+
+
+def _download(handle: str, revision: str | None) -> Path:
+    from huggingface_hub import HfApi, snapshot_download
+
+    # The library asks again and again, and sets no limit, where the Hub is silent, busy or refuses.
+    # So the Hub is asked once first.
+    HfApi().model_info(handle, revision=revision or "main", timeout=TIMEOUT)
+
+    options = {"revision": revision, "ignore_patterns": OTHERS}
+    place = Path(snapshot_download(handle, **options, allow_patterns=FILES))
+    if not any(place.glob("*.safetensors")):
+        snapshot_download(handle, **options, allow_patterns=["pytorch_model*.bin*"])
+    for file in (*place.glob("*.safetensors"), *place.glob("*.bin")):
+        _check(file)
     return place
 
 
-def _snapshot(handle: str, revision: str | None, patterns: list[str]) -> Path:
-    from huggingface_hub import snapshot_download
-
-    def get(**where: bool) -> Path:
-        files = {"allow_patterns": patterns, "ignore_patterns": ["onnx/*", "openvino/*"]}
-        return Path(snapshot_download(handle, revision=revision, **files, **where))
-
-    try:  # unlike from_pretrained, this asks the network only if it has to, and does not try again
-        return get(local_files_only=True)
-    except OSError:
-        return get()
+def _check(file: Path) -> None:
+    """The cache names a large file by the SHA-256 that the Hub gave. The library compares sizes."""
+    blob = file.resolve()
+    if len(blob.name) == 64 and pooch.file_hash(str(blob)) != blob.name:
+        file.unlink()
+        blob.unlink(missing_ok=True)
+        raise OSError(f"{file.name} is damaged: its SHA-256 differs from the one the Hub gave")
 
 
 # TensorFlow Hub
@@ -144,19 +192,32 @@ def _from_tensorflow_hub(url: str) -> Path:
     import tensorflow_hub
 
     try:
-        shutil.rmtree(
-            place, ignore_errors=True
-        )  # half removed: the library would give what is left
+        if os.environ.get("TFHUB_MODEL_LOAD_FORMAT") == "UNCOMPRESSED":
+            raise OSError("TFHUB_MODEL_LOAD_FORMAT=UNCOMPRESSED keeps nothing here: unset it")
+        shutil.rmtree(place, ignore_errors=True)  # half of a model: it would be taken for whole
         _remove_stale_lock(place)
         with _default_timeout(TIMEOUT):
             place = Path(tensorflow_hub.resolve(url))
-        if not (place / "saved_model.pb").is_file():
-            # The library keeps whatever the archive held, and would give it for ever
-            shutil.rmtree(place, ignore_errors=True)
-            raise OSError("what it sent is not a SavedModel")
+        _check_saved_model(place)
     except Exception as error:  # of the network, of the archive, or of TensorFlow's file system
         raise _not_found(url, "TensorFlow Hub", error) from error
     return place
+
+
+def _check_saved_model(place: Path) -> None:
+    """The library keeps whatever the archive held, and would give it for ever."""
+    import tensorflow as tf
+
+    with suppress(ImportError):  # registers the operations of tokenizers
+        import tensorflow_text  # noqa: F401
+    try:
+        if not (place / "saved_model.pb").is_file():
+            raise OSError("what it sent is not a SavedModel")
+        tf.saved_model.load(str(place))
+    except Exception as error:
+        if "not registered" not in str(error):  # then it is whole, and asks for another package
+            shutil.rmtree(place, ignore_errors=True)
+        raise
 
 
 @contextmanager
@@ -232,7 +293,9 @@ def alternative(handle: str) -> str | None:
 
 
 def _not_found(handle: str, hub: str, error: Exception, option: str = "") -> FileNotFoundError:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    if type(error).__name__ == "LocalEntryNotFoundError":  # "check your connection", says the Hub's
+        error = error.__cause__ or error  # client of anything that happens to a file
+    reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
     instead = alternative(handle)
     advice = f"Without a network, use the packaged {instead!r}. " if instead else ""
     return FileNotFoundError(

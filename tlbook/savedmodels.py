@@ -15,7 +15,6 @@ from pathlib import Path
 import keras
 import numpy as np
 import tensorflow as tf
-from absl import logging
 
 from tlbook import assets, cache
 from tlbook.hubs import Model
@@ -76,8 +75,8 @@ def path(model: Model) -> Path:
 def save(module: tf.train.Checkpoint, target: Path) -> None:
     """Save a SavedModel, whole or not at all; without TensorFlow's messages."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)
+    level = tf.get_logger().level
+    tf.get_logger().setLevel("ERROR")
     try:
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".part-") as part:
             whole = Path(part, "whole")
@@ -88,7 +87,7 @@ def save(module: tf.train.Checkpoint, target: Path) -> None:
                 if not target.is_dir():  # otherwise another process was quicker
                     raise
     finally:
-        logging.set_verbosity(verbosity)
+        tf.get_logger().setLevel(level)
 
 
 # GloVe, with the interface of nnlm-en-dim50
