@@ -99,9 +99,20 @@ def test_only_what_a_change_concerns_is_stale(tmp_path, monkeypatch):
     (info / "top_level.txt").write_text("tiny\n")
     monkeypatch.setenv("PYTHONPATH", f"{CHECKOUT}{os.pathsep}{packages}")
     monkeypatch.syspath_prepend(str(packages))
+    # a library that brings another along, as setuptools does, does not make it installed
+    shutil.copytree(info, tmp_path / "vendored" / "carried-2.0.dist-info")
+    (tmp_path / "vendored" / "carried-2.0.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: carried\nVersion: 2.0\n"
+    )
+    (tmp_path / "vendored" / "carried-2.0.dist-info" / "top_level.txt").write_text("carried\n")
+    (tmp_path / "vendored" / "carried.py").touch()
+    vendored = f"import sys; sys.path.append({str(tmp_path / 'vendored')!r}); import carried\n"
     root = write(
         tmp_path / "book",
-        a=chapter("A", "from tlbook import one\nimport json\njson.load(open('../results/x.json'))"),
+        a=chapter(
+            "A",
+            vendored + "from tlbook import one\nimport json\njson.load(open('../results/x.json'))",
+        ),
         b=chapter("B", "import tlbook.two, tiny, tlbook.assets as a\na.path('emoji-labels');"),
     )
     (root / "results").mkdir()

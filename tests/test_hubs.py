@@ -564,7 +564,8 @@ def test_a_model_of_which_only_the_tokenizer_is_in_the_cache(hub, repository, tm
     hub.publish(ID, repository, "main")
     code = "from huggingface_hub import hf_hub_download"
     with Worker(environment(tmp_path, HF_ENDPOINT=hub.url), FOLDER, code) as worker:
-        assert not worker.ask(f"hf_hub_download({ID!r}, 'config.json')").error
+        for file in ("config.json", "tokenizer.json"):
+            assert not worker.ask(f"hf_hub_download({ID!r}, {file!r})").error
         assert contents(worker.folder(ID).value) == contents(repository)
 
 

@@ -14,6 +14,7 @@ import tensorflow_hub
 import tf_keras
 
 import tlbook.keras as tk
+from tests import loopback
 from tlbook import assets, hubs, savedmodels
 from tlbook.features import features, preprocess
 from tlbook.pretrained import SavedModelEncoder, load
@@ -262,7 +263,7 @@ def test_models_of_both_keras_become_trainable_saved_models(package, tmp_path):
     assert (len(layer.trainable_weights), len(moving)) == (6, 2)
 
 
-def test_archives_are_as_the_hub_serves_them(tmp_path):
+def test_archives_are_as_the_hub_serves_them(tmp_path, monkeypatch):
     savedmodels.save(Tiny(), tmp_path / "tiny")
     for name in ("one.tar.gz", "two.tar.gz"):
         tk.archive(tmp_path / "tiny", tmp_path / name)
@@ -274,6 +275,12 @@ def test_archives_are_as_the_hub_serves_them(tmp_path):
     assert {member.mtime for member in members.values()} == {0}
     again = tensorflow_hub.load(str(tmp_path / "unpacked"))
     np.testing.assert_array_equal(again(tf.constant(["abc"])), [[3, 6]])
+    with loopback.TensorFlowHub() as hub, monkeypatch.context() as patched:
+        patched.setenv("TFHUB_CACHE_DIR", str(tmp_path / "cache"))
+        hub.publish("/someone/tiny/1", tmp_path / "tiny")
+        hub.spoil("/tfhub-modules", loopback.body((tmp_path / "one.tar.gz").read_bytes()))
+        served = tensorflow_hub.load(f"{hub.url}/someone/tiny/1")
+        np.testing.assert_array_equal(served(tf.constant(["abc"])), [[3, 6]])
     with pytest.raises(ValueError, match=r"no saved_model\.pb"):
         tk.archive(tmp_path, tmp_path / "three.tar.gz")
     with pytest.raises(ValueError, match=r"ends in \.tar\.gz"):

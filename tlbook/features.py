@@ -25,6 +25,7 @@ from tlbook.pretrained import ImageEncoder, SavedModelEncoder, TextEncoder
 
 TEXTS, IMAGES = 32, 4  # in a batch: what a CPU's cache holds, and so the fastest there
 TOKENS = 32  # that a text counts for
+CHARACTERS = 128  # the same, for a model that takes strings
 VERSION = "1"  # of the features in the cache: raise it when a change here changes them
 
 
@@ -166,10 +167,11 @@ def _embed_texts(
 
 
 def _batches(texts: list[Sequence], size: int) -> Iterator[list[Sequence]]:
-    """Texts, sorted from the longest, in batches of at most ``size`` tokens once padded."""
+    """Texts, sorted from the longest, in batches of at most ``size`` tokens, or characters, once
+    padded."""
     start = 0
     while start < len(texts):
-        count = max(1, size // len(texts[start]))
+        count = max(1, size // max(1, len(texts[start])))
         yield texts[start : start + count]
         start += count
 
@@ -231,19 +233,25 @@ def _embed_by_saved_model(
     encoder: SavedModelEncoder, inputs: np.ndarray, batch_size: int | None, bar: tqdm
 ) -> np.ndarray:
     bar.total = len(inputs)
-    text = encoder.modality == "text"
-    # Texts of about one length side by side, since many models pad; an image is one like another
-    order = np.argsort([-len(item) for item in inputs], kind="stable")
-    size = batch_size or (TEXTS if text else IMAGES)
-    vectors = np.empty((len(inputs), encoder.dimension), np.float32)
-    for start in range(0, len(inputs), size):
-        rows = order[start : start + size]
-        batch = inputs[rows]
-        if not text:  # as the hub has images: the channels last, from 0 to 1
-            batch = (_resized(batch, encoder.size) / 255).permute(0, 2, 3, 1).contiguous().numpy()
-        vectors[rows] = encoder.embed(batch)
-        bar.update(len(rows))
-    return vectors
+    if encoder.modality == "image":
+        order, size = np.arange(len(inputs)), batch_size or IMAGES
+        batches = (inputs[start : start + size] for start in range(0, len(inputs), size))
+        prepare = partial(_channels_last, encoder.size)
+    else:
+        # Texts of about one length side by side, since many models pad
+        order = np.argsort([-len(text) for text in inputs], kind="stable")
+        batches = _batches(list(inputs[order]), (batch_size or TEXTS) * CHARACTERS)
+        prepare = partial(np.array, dtype=object)
+    vectors = []
+    for batch in batches:
+        vectors.append(encoder.embed(prepare(batch)))
+        bar.update(len(batch))
+    return np.concatenate(vectors)[np.argsort(order)]
+
+
+def _channels_last(size: int, images: np.ndarray) -> np.ndarray:
+    """Images as the hub has them: float32 (n, size, size, 3) from 0 to 1."""
+    return (_resized(images, size) / 255).permute(0, 2, 3, 1).contiguous().numpy()
 
 
 # Inputs

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 _started = 0.0
+_path: list[str] = []  # where modules were looked for before a library added places of its own
 _modules: set[str] = set()  # the kernel's own, loaded before the first cell
 _read: set[str] = set()
 _written: set[str] = set()
@@ -22,6 +23,7 @@ def start() -> None:
     """Watch from here on which files are opened and which modules are loaded."""
     global _started
     _started = time.time()
+    _path[:] = sys.path
     _modules.update(sys.modules)
     sys.addaudithook(_note_opened)
 
@@ -66,7 +68,12 @@ def report(root: str) -> str:
         files.pop("tlbook/assets.toml", None)
     owners = importlib.metadata.packages_distributions()
     packages = {owner for name in loaded for owner in owners.get(name.partition(".")[0], ())}
-    versions = {name: importlib.metadata.version(name) for name in sorted(packages - {"tlbook"})}
+    installed = {
+        found.name: found.version for found in importlib.metadata.distributions(path=_path)
+    }
+    versions = {
+        name: installed[name] for name in sorted(packages - {"tlbook"}) if name in installed
+    }
     versions["python"] = python_version()
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss counts bytes there, else KiB
