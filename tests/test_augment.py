@@ -93,6 +93,17 @@ def test_chances_are_met(images, option, change):
         assert (out[changed].amax(1) - out[changed].amin(1)).max() < 1e-5
 
 
+def test_chances_are_independent(images):
+    """An image that is mirrored is no more likely to lose its color."""
+    copies = images[:1].repeat(2000, 1, 1, 1)
+    out = augment(copies, seeded(), **(NOTHING | {"flip": 0.5, "gray": 0.5}))
+    gray = (out.amax(1) - out.amin(1)).amax((1, 2)) < 1e-5
+    luma = (out * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1)
+    mirrored = (luma - luma[(~gray).nonzero()[0]]).abs().amax((1, 2)) > 0.01
+    both, one, other = (x.float().mean().item() for x in (gray & mirrored, gray, mirrored))
+    assert both == pytest.approx(one * other, abs=0.04)
+
+
 def test_an_option_does_not_change_what_else_is_drawn(images):
     """Turning colors off leaves the crops: so two arms of an experiment differ in one thing."""
     colorful = augment(images, seeded())

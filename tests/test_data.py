@@ -249,6 +249,20 @@ def test_letters_are_seeded_and_distorted():
     assert data.letters("AB", copies=2).classes == ("A", "B")
 
 
+def test_letters_are_turned_or_sheared():
+    """The long axis of an upright l leans to both sides."""
+    bars = data.letters("lI", size=32, copies=20)
+    upright = (bars.extra["font"] == "DejaVuSans.ttf") & (bars.y == 0)
+    leans = []
+    for image in bars.x[upright, ..., 0].astype(float):
+        y, x = np.mgrid[:32, :32]
+        mean_x, mean_y = (np.average(part, weights=image) for part in (x, y))
+        across = np.average((x - mean_x) * (y - mean_y), weights=image)
+        leans.append(across / np.average((y - mean_y) ** 2, weights=image))
+    assert min(leans) < -0.1
+    assert max(leans) > 0.1
+
+
 def test_a_font_never_stands_on_both_sides_of_a_split():
     printed = data.letters(copies=3)
     fonts = printed.extra["font"]

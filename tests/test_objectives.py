@@ -338,6 +338,8 @@ def test_padding_and_special_tokens_are_never_masked():
     assert torch.equal(masked[~expected], ids[~expected])
     everything = mask_tokens(ids, share=1.0, **IDS)[1] != -100
     assert everything[0].tolist() == [False, True, True, False, True, True]
+    untouchable = torch.tensor([[PAD, UNK, CLS, SEP, MASK]])
+    assert not (mask_tokens(untouchable, share=1.0, **IDS)[1] != -100).any()
 
 
 def test_masking_is_seeded_and_leaves_its_input_alone():
@@ -374,6 +376,12 @@ def test_masked_lm_is_the_loss_of_transformers():
     theirs = model(input_ids=ids, attention_mask=batch["attention_mask"], labels=labels)
     assert loss.item() == pytest.approx(theirs.loss.item(), abs=1e-5)
     hidden = labels != -100
+
+    class Wrapped(nn.Module):  # as for several processes: its parts are out of sight
+        def forward(self, **columns):
+            return model(**columns)
+
+    assert masked_lm(**IDS, seed=4)(Wrapped(), batch)[0].item() == pytest.approx(loss.item())
     right = theirs.logits.argmax(-1)[hidden] == labels[hidden]
     assert logs["accuracy"] == pytest.approx(right.float().mean().item())
 

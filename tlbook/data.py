@@ -462,7 +462,6 @@ def _base(code: str) -> str:
 _COMPOSED = {
     "1F9D1-1F430-1F9D1": "1F46F",  # with bunny ears
     "1F9D1-1FAEF-1F9D1": "1F93C",  # wrestling
-    "1FAF1-1FAF2": "1F91D",  # a handshake, of two hands
 }
 _COUPLES = {
     **dict.fromkeys(("1F46B", "1F46C", "1F46D"), "1F9D1-1F91D-1F9D1"),  # holding hands

@@ -269,14 +269,27 @@ def masked_lm(
             share=share,
             generator=generator,
         )
-        logits = model(input_ids=ids, attention_mask=batch.get("attention_mask")).logits
         hidden = labels != -100
-        logits, labels = logits[hidden], labels[hidden]
+        logits = _logits_at(
+            model, hidden, input_ids=ids, attention_mask=batch.get("attention_mask")
+        )
+        labels = labels[hidden]
         count = max(len(labels), 1)
         loss = F.cross_entropy(logits, labels, reduction="sum") / count
         return loss, {"accuracy": (logits.argmax(-1) == labels).sum().item() / count}
 
     return loss_fn
+
+
+def _logits_at(model: nn.Module, hidden: torch.Tensor, **columns) -> torch.Tensor:
+    """A masked language model's logits (k, vocabulary) of the k hidden tokens.
+
+    The head of a small BERT, which weighs the whole vocabulary, is most of its work: so it sees the
+    hidden tokens alone. That halves the time of a step at 8,000 tokens.
+    """
+    if hasattr(model, "bert") and hasattr(model, "cls"):
+        return model.cls(model.bert(**columns).last_hidden_state[hidden])
+    return model(**columns).logits[hidden]
 
 
 def _generator(seed: int | None) -> torch.Generator | None:
