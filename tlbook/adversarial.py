@@ -44,7 +44,7 @@ def gan_steps(
     """Train both, and yield after every pair of updates: the discriminator's, the generator's.
 
     The generator maximizes ``log D(G(z))``, the non-saturating form: its gradient does not vanish
-    where the discriminator is sure (Goodfellow et al. 2014, section 3).
+    where the discriminator is sure (Goodfellow et al. 2014).
 
     Parameters
     ----------

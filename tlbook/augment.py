@@ -33,7 +33,7 @@ def augment(
 ) -> torch.Tensor:
     """New images (n, 3, height, width) in 0..1: a random crop, mirrored, turned, recolored.
 
-    The defaults are near those of SimCLR (Chen et al. 2020, arXiv 2002.05709, appendix A), without
+    The defaults are near those of SimCLR (Chen et al. 2020, arXiv 2002.05709), without
     blur and changes of hue. What is switched off does not change what else is drawn.
 
     Parameters

@@ -369,7 +369,7 @@ def _up(inputs: int, outputs: int) -> nn.Sequential:
 
 
 def _start_as_dcgan(model: nn.Module) -> None:
-    """Radford et al. 2016, section 4: all weights start from a normal distribution of 0.02."""
+    """Radford et al. 2016: all weights start from a normal distribution of 0.02."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             nn.init.normal_(module.weight, std=0.02)

@@ -158,7 +158,7 @@ def nt_xent(z1: torch.Tensor, z2: torch.Tensor, temperature: float = 0.5) -> tor
 
     ``z1``, ``z2``: (n, d), two views of n examples. Each of the 2n vectors is classified among the
     2n - 1 others by cosine similarity over ``temperature``; the loss is the mean cross-entropy
-    (Chen et al. 2020, arXiv 2002.05709, equation 1). It compares the examples of a batch with each
+    (Chen et al. 2020, arXiv 2002.05709). It compares the examples of a batch with each
     other: train with ``steps(..., whole=True)``.
 
     Raises ValueError for views of different shapes, fewer than two examples, or a temperature
