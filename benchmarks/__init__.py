@@ -3,9 +3,13 @@
 import json
 import os
 import platform
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+
+import numpy as np
 
 RESULTS = Path(__file__).parents[1] / "results" / "benchmarks"
 
@@ -21,6 +25,23 @@ def save(name: str, figures: dict, packages: list[str]) -> Path:
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps(stamp | figures, indent=2) + "\n", encoding="utf-8")
     return path
+
+
+def timed(function: Callable[[], object]) -> tuple[float, float, object]:
+    """CPU seconds, wall seconds, result."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    result = function()
+    return time.process_time() - cpu, time.perf_counter() - wall, result
+
+
+def measure(methods: dict[str, Callable], turns: int) -> tuple[dict, dict]:
+    """Least CPU and wall seconds of each method, run in turns, and the results of each."""
+    seconds, results = {name: [] for name in methods}, {}
+    for _ in range(turns):
+        for name, function in methods.items():
+            cpu, wall, results[name] = timed(function)
+            seconds[name].append((cpu, wall))
+    return {name: np.min(pairs, axis=0) for name, pairs in seconds.items()}, results
 
 
 def _processor() -> str:

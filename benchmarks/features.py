@@ -8,8 +8,6 @@ stands beside them. All times include tokenizing.
 
 import argparse
 import os
-import time
-from collections.abc import Callable
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
@@ -17,7 +15,7 @@ import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 
-from benchmarks import save
+from benchmarks import measure, save
 from tlbook import assets
 from tlbook.data import reviews
 from tlbook.features import TEXTS, TOKENS, _batches, features, mean_pool, preprocess, tokenize
@@ -49,23 +47,6 @@ def one_by_one(encoder: TextEncoder, texts: list[str]) -> np.ndarray:
             pooled = mean_pool(hidden, batch["attention_mask"])
             rows.append(torch.nn.functional.normalize(pooled)[0].numpy())
     return np.stack(rows)
-
-
-def timed(function: Callable[[], object]) -> tuple[float, float, object]:
-    """CPU seconds, wall seconds, result."""
-    wall, cpu = time.perf_counter(), time.process_time()
-    result = function()
-    return time.process_time() - cpu, time.perf_counter() - wall, result
-
-
-def measure(methods: dict[str, Callable], turns: int) -> tuple[dict, dict]:
-    """Least CPU and wall seconds of each method, run in turns, and the results of each."""
-    seconds, results = {name: [] for name in methods}, {}
-    for _ in range(turns):
-        for name, function in methods.items():
-            cpu, wall, results[name] = timed(function)
-            seconds[name].append((cpu, wall))
-    return {name: np.min(pairs, axis=0) for name, pairs in seconds.items()}, results
 
 
 def texts_figures(turns: int, count: int) -> dict:

@@ -165,3 +165,129 @@ def test_digits_are_images():
     assert digits.x.shape[1:] == (8, 8, 3)
     assert digits.x.dtype == np.uint8
     assert digits.x.max() == 255
+
+
+# --- without labels, and printed ----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pool() -> data.Unlabeled:
+    return data.emoji_unlabeled("twemoji", size=24)
+
+
+def test_unlabeled_emoji_hold_the_labeled_ones_and_skin_tones(pool):
+    emoji = data.emoji("twemoji", size=24)
+    assert pool.x.shape == (len(pool.code), 24, 24, 3)
+    assert pool.x.dtype == np.uint8
+    assert 3900 < len(pool.code) <= 4009
+    row = {code: index for index, code in enumerate(pool.code)}
+    assert len(row) == len(pool.code)
+    assert sum("1F3FD" in code.split("-") for code in pool.code) > 450
+    for index in range(0, len(emoji), 50):
+        here = row[emoji.extra["code"][index].replace("-FE0F", "")]
+        assert np.array_equal(pool.x[here], emoji.x[index])
+
+
+def test_variants_in_the_pool_have_the_groups_of_labeled_emoji(pool):
+    emoji = data.emoji("twemoji", size=24)
+    group = dict(zip(pool.code, pool.groups, strict=True))
+    for code, expected in zip(emoji.extra["code"], emoji.groups, strict=True):
+        assert group[code.replace("-FE0F", "")] == expected
+    labeled_groups = set(emoji.groups)
+    for code, found in group.items():
+        points = code.split("-")
+        if len(points) > 1 and points[1].startswith("1F3F") and points[0] != "1F9D1":
+            assert found in labeled_groups, code  # a skin tone of something that has a label
+    assert group["1F44B-1F3FD"] == group["1F44B"]  # a hand waves
+    assert group["1F469-1F3FF-200D-1F393"] == group["1F468-200D-1F393"]  # students
+    assert group["1F469-1F3FB-200D-1F91D-200D-1F468-1F3FC"] == "1F46B"  # they hold hands
+    assert group["1FAF1-1F3FB-200D-1FAF2-1F3FD"] == "1F91D"  # a handshake
+    assert group["1F468-1F3FB-200D-1F430-200D-1F468-1F3FC"] == "1F46F"  # with bunny ears
+    assert group["1F3FB"] != group["1F3FF"]  # swatches vary nothing
+
+
+def test_nothing_like_the_test_set_is_left_to_pretrain_on(pool):
+    emoji = data.emoji("twemoji", size=24)
+    for seed in range(3):
+        test = data.split(emoji, seed=seed).test
+        rows = data.apart_from(pool, emoji.groups[test])
+        assert 0.6 * len(pool.code) < len(rows) < 0.9 * len(pool.code)
+        assert not set(pool.groups[rows]) & set(emoji.groups[test])
+        # also by a look at the codes: one person of a test emoji, in any gender and skin
+        shapes = {data._group(code.replace("-FE0F", "")) for code in emoji.extra["code"][test]}
+        assert not shapes & {data._group(code) for code in pool.code[rows]}
+        images = {image.tobytes() for image in pool.x[rows]}
+        assert not any(emoji.x[row].tobytes() in images for row in test)
+
+
+def test_couples_are_left_out_together(pool):
+    rows = data.apart_from(pool, np.array(["1F46B"]))
+    assert not {"1F46B", "1F46C", "1F46D"} & set(pool.groups[rows])
+    assert "1F44B" in pool.groups[rows]
+    with pytest.raises(ValueError, match="twemoji, openmoji"):
+        data.emoji_unlabeled("noto")
+
+
+@pytest.mark.parametrize("size", [8, 32])
+def test_letters_are_printed_digits_in_many_fonts(size):
+    printed = data.letters(size=size, copies=3)
+    assert printed.x.shape == (len(printed), size, size, 3)
+    assert printed.x.dtype == np.uint8
+    assert len(printed) == 22 * 10 * 3
+    assert np.all(np.bincount(printed.y) == 66)
+    assert printed.classes == data.digits().classes
+    assert len(set(printed.extra["font"])) == 22
+    corners = printed.x[:, [0, 0, -1, -1], [0, -1, 0, -1]]
+    assert corners.mean() < 40 < printed.x.mean()  # white on black
+
+
+def test_letters_are_seeded_and_distorted():
+    one, again, other = (data.letters(copies=2, seed=seed) for seed in (0, 0, 1))
+    assert np.array_equal(one.x, again.x)
+    assert not np.array_equal(one.x, other.x)
+    assert len({image.tobytes() for image in one.x}) == len(one)
+    assert data.letters("AB", copies=2).classes == ("A", "B")
+
+
+def test_letters_are_turned_or_sheared():
+    """The long axis of an upright l leans to both sides."""
+    bars = data.letters("lI", size=32, copies=20)
+    upright = (bars.extra["font"] == "DejaVuSans.ttf") & (bars.y == 0)
+    leans = []
+    for image in bars.x[upright, ..., 0].astype(float):
+        y, x = np.mgrid[:32, :32]
+        mean_x, mean_y = (np.average(part, weights=image) for part in (x, y))
+        across = np.average((x - mean_x) * (y - mean_y), weights=image)
+        leans.append(across / np.average((y - mean_y) ** 2, weights=image))
+    assert min(leans) < -0.1
+    assert max(leans) > 0.1
+
+
+def test_a_font_never_stands_on_both_sides_of_a_split():
+    printed = data.letters(copies=3)
+    fonts = printed.extra["font"]
+    for seed in range(3):
+        parts = data.split(printed, test=0.25, validation=0.25, seed=seed)
+        assert not set(fonts[parts.train]) & set(fonts[parts.test])
+        assert not set(fonts[parts.train]) & set(fonts[parts.validation])
+        assert len(set(printed.y[parts.test])) == 10
+    # cuts of one family differ by little more than a distortion
+    group = dict(zip(fonts, printed.groups, strict=True))
+    assert group["DejaVuSans.ttf"] == group["DejaVuSans-Oblique.ttf"] != group["DejaVuSerif.ttf"]
+
+
+def test_printed_digits_teach_something_about_handwritten_ones():
+    """Each character fills the image as handwriting does: a linear model carries over."""
+    from sklearn.linear_model import RidgeClassifier
+
+    printed, written = data.letters(copies=5), data.digits()
+    x, y = (part.x[..., 0].reshape(len(part), -1) / 255 for part in (printed, written))
+    assert RidgeClassifier().fit(x, printed.y).score(y, written.y) > 0.45
+
+
+def test_letters_no_font_has_are_refused():
+    for characters in ("00", "é", "一"):
+        with pytest.raises(ValueError, match="digits and Latin letters only"):
+            data.letters(characters)
+    with pytest.raises(ValueError, match="copies=0"):
+        data.letters(copies=0)

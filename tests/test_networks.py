@@ -1,4 +1,7 @@
-"""Both networks against independent implementations with the same weights."""
+"""Published networks against independent implementations with the same weights; small ones."""
+
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -113,3 +116,157 @@ def test_photographs_get_sensible_classes(handle, photographs):
 def test_weights_of_another_network_are_refused():
     with pytest.raises(ValueError, match="not those of MobileNet"):
         load_in_order(networks.mobilenet_v2(), networks.efficientnet_lite0().state_dict())
+
+
+# --- small networks -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [8, 32])
+def test_encoder_and_decoder_mirror_each_other(size):
+    torch.manual_seed(0)
+    encoder = networks.ConvEncoder(24, size=size, width=8)
+    decoder = networks.ConvDecoder(24, size=size, width=8)
+    images = torch.rand(5, 3, size, size)
+    vectors = encoder(images)
+    assert vectors.shape == (5, encoder.dimension) == (5, 24)
+    out = decoder(vectors)
+    assert out.shape == images.shape
+    assert 0 <= out.min() < out.max() <= 1
+    convolutions = [
+        [m.weight.shape[:2] for m in net.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]
+        for net in (encoder, decoder)
+    ]
+    # a transposed convolution holds (in, out) where a convolution holds (out, in)
+    assert convolutions[0] == convolutions[1][::-1]
+    assert any(isinstance(module, nn.BatchNorm2d) for module in encoder.modules())
+
+
+@pytest.mark.parametrize(
+    ("build", "inputs"),
+    [
+        (lambda: networks.ConvEncoder(8, size=16, width=4), lambda: torch.rand(4, 3, 16, 16)),
+        (lambda: networks.ConvDecoder(8, size=16, width=4), lambda: torch.rand(4, 8)),
+        (lambda: networks.Generator(8, size=16, width=4), lambda: torch.randn(4, 8)),
+        (lambda: networks.Discriminator(size=16, width=4), lambda: torch.rand(4, 3, 16, 16)),
+        (lambda: networks.MLP([6, 5, 2]), lambda: torch.rand(4, 6)),
+        (
+            lambda: networks.GRUEncoder(9, 6, embedding=4),
+            lambda: torch.arange(4 * 9).view(4, 9) % 9,
+        ),
+    ],
+)
+def test_every_weight_is_reached_and_seeded(build, inputs):
+    outputs = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        model = build()
+        out = model(inputs())
+        (out * torch.randn_like(out)).sum().backward()
+        silent = [
+            name
+            for name, parameter in model.named_parameters()
+            if parameter.grad is None or not parameter.grad.isfinite().all()
+        ]
+        assert not silent
+        assert sum(parameter.grad.abs().sum() for parameter in model.parameters()) > 0
+        outputs.append(out)
+    torch.testing.assert_close(*outputs)
+
+
+def test_mlp_is_linear_layers_with_relu_between_them():
+    mlp = networks.MLP([3, 4, 2])
+    x = torch.randn(5, 3)
+    expected = (x @ mlp[0].weight.T + mlp[0].bias).clamp(min=0) @ mlp[2].weight.T + mlp[2].bias
+    torch.testing.assert_close(mlp(x), expected)
+    with pytest.raises(ValueError, match="at least two"):
+        networks.MLP([3])
+
+
+@pytest.mark.parametrize("size", [4, 24])
+def test_sizes_that_do_not_halve_to_four_are_refused(size):
+    with pytest.raises(ValueError, match=f"size={size} must be a power of 2"):
+        networks.ConvEncoder(size=size)
+
+
+def test_gru_reads_no_padding():
+    torch.manual_seed(0)
+    encoder = networks.GRUEncoder(20, 8, embedding=5)
+    short, long = torch.tensor([[4, 5, 6]]), torch.tensor([[7, 8, 9, 10, 11]])
+    ids = torch.cat([nn.functional.pad(short, (0, 2), value=13), long])
+    mask = torch.tensor([[1, 1, 1, 0, 0], [1] * 5])
+    together = encoder(ids, mask)
+    assert together.shape == (2, encoder.dimension)
+    torch.testing.assert_close(together, torch.cat([encoder(short), encoder(long)]))
+    assert not torch.allclose(encoder(ids)[0], together[0])  # without its mask padding counts
+
+
+def test_gru_reads_in_both_directions():
+    torch.manual_seed(0)
+    encoder = networks.GRUEncoder(20, 8, embedding=5)
+    out, _ = encoder.gru(encoder.embedding(torch.tensor([[4, 5, 6]])))
+    expected = torch.cat([out[0, -1, :4], out[0, 0, 4:]])
+    torch.testing.assert_close(encoder(torch.tensor([[4, 5, 6]]))[0], expected)
+
+
+def test_gru_refuses_padding_before_tokens_and_empty_texts():
+    encoder = networks.GRUEncoder(20, 8)
+    for mask in ([[0, 1]], [[0, 0]]):
+        with pytest.raises(ValueError, match="padding must follow"):
+            encoder(torch.tensor([[1, 2]]), torch.tensor(mask))
+    with pytest.raises(ValueError, match="must be even"):
+        networks.GRUEncoder(20, 7)
+
+
+def test_mini_bert_is_a_small_masked_language_model():
+    from transformers import BertForMaskedLM
+
+    bert = networks.mini_bert(50, dimension=32, layers=3, heads=4, length=16, padding=1)
+    assert isinstance(bert, BertForMaskedLM)
+    assert bert(input_ids=torch.ones(2, 16, dtype=torch.long)).logits.shape == (2, 16, 50)
+    config = bert.config
+    assert (config.num_hidden_layers, config.intermediate_size, config.pad_token_id) == (3, 128, 1)
+    with pytest.raises(ValueError, match="not a multiple"):
+        networks.mini_bert(50, dimension=30, heads=4)
+
+
+def test_importing_networks_loads_no_transformers():
+    code = "import sys, tlbook.networks; print('transformers' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("size", [8, 32])
+def test_dcgan_keeps_the_rules_of_its_paper(size):
+    """Radford et al. 2016, section 3: where batch normalization stands, and where it does not."""
+    torch.manual_seed(0)
+    generator = networks.Generator(10, size=size, width=8)
+    discriminator = networks.Discriminator(size=size, width=8)
+    images = generator(torch.randn(6, 10))
+    assert images.shape == (6, 3, size, size)
+    assert 0 <= images.min() < images.max() <= 1
+    assert discriminator(images).shape == (6,)
+    parts = [m for m in generator.modules() if not list(m.children())]
+    assert isinstance(parts[1], nn.BatchNorm2d)
+    assert isinstance(parts[-1], nn.ConvTranspose2d)  # none at its output
+    first, *others = discriminator.blocks
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in first)
+    assert all(isinstance(block[1], nn.BatchNorm2d) for block in others)
+    assert all(isinstance(block[-1], nn.LeakyReLU) for block in discriminator.blocks)
+    weights = torch.cat(
+        [m.weight.flatten() for m in discriminator.modules() if hasattr(m, "stride")]
+    )
+    assert weights.std().item() == pytest.approx(0.02, rel=0.1)
+
+
+@torch.inference_mode()
+def test_features_of_a_discriminator_are_its_blocks_pooled_to_four_by_four():
+    torch.manual_seed(0)
+    discriminator = networks.Discriminator(width=8).eval()
+    images = torch.rand(3, 3, 32, 32)
+    features = discriminator.embed(images)
+    assert features.shape == (3, discriminator.dimension) == (3, 16 * (8 + 16 + 32))
+    first = discriminator.blocks[0](2 * images - 1)  # 16 x 16: windows of 4
+    torch.testing.assert_close(features[:, : 16 * 8], nn.functional.max_pool2d(first, 4).flatten(1))
+    last = features[:, -16 * 32 :].view(3, 32, 4, 4)
+    torch.testing.assert_close(discriminator.classifier(last).flatten(), discriminator(images))
+    torch.testing.assert_close(discriminator.embed(images[:1]), features[:1])  # alone the same

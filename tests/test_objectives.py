@@ -8,7 +8,22 @@ from sklearn.metrics import log_loss
 from torch import nn
 from torch.nn import functional as F
 
-from tlbook.objectives import classification, l2_sp
+from tlbook.augment import two_views
+from tlbook.freezing import ALL, param_groups
+from tlbook.networks import MLP, ConvDecoder, ConvEncoder, mini_bert
+from tlbook.objectives import (
+    classification,
+    denoising,
+    hidden_patches,
+    l2_sp,
+    mask_tokens,
+    masked_lm,
+    masked_reconstruction,
+    nt_xent,
+    reconstruction,
+    simclr,
+)
+from tlbook.training import Batches, steps
 
 from .test_training import linear, sentences, tiny_bert, vectors
 
@@ -70,3 +85,324 @@ def test_l2_sp_leaves_the_head_and_what_is_frozen_alone():
     with torch.no_grad():
         model["free"].bias += 1
     assert anchored(model, {})[1]["distance"] == pytest.approx(2)
+
+
+# --- reconstruction -----------------------------------------------------------------------------
+
+
+def blobs(n: int = 96, size: int = 16, seed: int = 0) -> torch.Tensor:
+    """Images (n, 3, size, size): a colored disc each, on white."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:size, :size]
+    images = np.ones((n, 3, size, size), dtype=np.float32)
+    for image in images:
+        cx, cy, r = rng.uniform(0.3, 0.7) * size, rng.uniform(0.3, 0.7) * size, rng.uniform(2, 5)
+        image[:, (x - cx) ** 2 + (y - cy) ** 2 < r**2] = rng.uniform(0, 1, (3, 1))
+    return torch.from_numpy(images)
+
+
+def autoencoder(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    shape = {"dimension": 16, "size": 16, "width": 8}
+    return nn.Sequential(ConvEncoder(**shape), ConvDecoder(**shape))
+
+
+@pytest.mark.parametrize(
+    "loss_fn", [reconstruction(), denoising(0.2), masked_reconstruction(4, 0.5)]
+)
+def test_an_autoencoder_learns(loss_fn):
+    model = autoencoder()
+    optimizer = torch.optim.AdamW(param_groups(model, ALL, lr=3e-3))
+    batches = Batches({"x": blobs()}, size=32, epochs=15)
+    losses = [step.loss for step in steps(model, loss_fn, batches, optimizer)]
+    assert np.mean(losses[-3:]) < 0.6 * np.mean(losses[:3])
+
+
+def test_reconstruction_is_mean_squared_error():
+    x = blobs(4)
+    loss, _ = reconstruction()(lambda x: x * 0.5, {"x": x})
+    assert loss.item() == pytest.approx((x**2).mean().item() / 4, rel=1e-6)
+    with pytest.raises(ValueError, match="makes \\(4, 1, 16, 16\\) of x"):
+        reconstruction()(lambda x: x[:, :1], {"x": x})
+
+
+def test_denoising_compares_with_what_was_clean():
+    """For a model that gives back its input, the loss is the variance of the noise."""
+    x = torch.zeros(50, 3, 16, 16)
+    loss, _ = denoising(0.3)(nn.Identity(), {"x": x})
+    assert loss.item() == pytest.approx(0.09, rel=0.03)
+    assert denoising(0.0)(nn.Identity(), {"x": x})[0].item() == 0
+    with pytest.raises(ValueError, match="cannot be negative"):
+        denoising(-0.1)
+
+
+@pytest.mark.parametrize("build", [denoising, masked_reconstruction])
+def test_what_is_drawn_is_of_the_seed_and_new_each_time(build):
+    def draws(seed: int | None) -> list[torch.Tensor]:
+        seen, loss_fn = [], build(seed=seed)
+        for _ in range(2):
+            loss_fn(lambda x: seen.append(x) or x, {"x": blobs(3)})
+        return seen
+
+    one, again, other = draws(1), draws(1), draws(2)
+    assert torch.equal(one[0], again[0])
+    assert torch.equal(one[1], again[1])
+    assert not torch.equal(one[0], one[1])
+    assert not torch.equal(one[0], other[0])
+    torch.manual_seed(5)
+    unseeded = draws(None)
+    torch.manual_seed(5)
+    assert torch.equal(unseeded[1], draws(None)[1])  # of torch's generator, which fit saves
+
+
+def test_hidden_patches_are_squares_and_equally_many():
+    hidden = hidden_patches(torch.zeros(99, 3, 16, 24), 4, 0.25, torch.Generator().manual_seed(0))
+    assert hidden.shape == (99, 1, 16, 24)
+    patches = hidden.view(99, 4, 4, 6, 4).permute(0, 1, 3, 2, 4).flatten(3)
+    assert torch.equal(patches.all(-1), patches.any(-1))  # whole patches
+    assert torch.all(patches.any(-1).sum((1, 2)) == 6)  # a quarter of 24
+    assert len({tuple(image.flatten().tolist()) for image in hidden}) > 95  # others in each
+    assert torch.all(hidden.any(0))  # and none is safe
+
+
+def test_masked_reconstruction_depends_on_hidden_pixels_only():
+    x, seen = blobs(6), []
+
+    def constant(inputs):
+        seen.append(inputs)
+        return torch.full_like(inputs, 0.25)
+
+    loss, _ = masked_reconstruction(4, 0.5, seed=0)(constant, {"x": x})
+    hidden = hidden_patches(x, 4, 0.5, torch.Generator().manual_seed(0)).expand_as(x)
+    assert torch.all(seen[0][hidden] == 0.5)
+    assert torch.equal(seen[0][~hidden], x[~hidden])
+    assert loss.item() == pytest.approx(((0.25 - x[hidden]) ** 2).mean().item(), rel=1e-6)
+
+    visible_off = torch.where(hidden, x, torch.rand_like(x))  # other pixels in sight, same hidden
+    again, _ = masked_reconstruction(4, 0.5, seed=0)(constant, {"x": visible_off})
+    assert again.item() == loss.item()
+    hidden_off = torch.where(hidden, torch.rand_like(x), x)
+    other, _ = masked_reconstruction(4, 0.5, seed=0)(constant, {"x": hidden_off})
+    assert other.item() != pytest.approx(loss.item(), rel=1e-3)
+
+
+def test_patches_that_do_not_fit_are_refused():
+    for patch, share in ((0, 0.5), (4, 0.0), (4, 1.0)):
+        with pytest.raises(ValueError, match="must be at least 1"):
+            masked_reconstruction(patch, share)
+    for patch, share in ((5, 0.5), (8, 0.05), (8, 0.95)):
+        with pytest.raises(ValueError, match="images of 16 x 16 pixels"):
+            masked_reconstruction(patch, share)(nn.Identity(), {"x": blobs(2)})
+
+
+# --- contrastive --------------------------------------------------------------------------------
+
+
+def nt_xent_by_loops(z1: np.ndarray, z2: np.ndarray, temperature: float) -> float:
+    """Equation 1 of Chen et al. (2020), written down."""
+    z = np.concatenate([z1, z2]).astype(float)
+    n, total = len(z1), 0.0
+
+    def similarity(i, j):
+        return z[i] @ z[j] / (np.linalg.norm(z[i]) * np.linalg.norm(z[j]))
+
+    for i in range(2 * n):
+        j = i + n if i < n else i - n
+        others = [np.exp(similarity(i, k) / temperature) for k in range(2 * n) if k != i]
+        total -= np.log(np.exp(similarity(i, j) / temperature) / sum(others))
+    return total / (2 * n)
+
+
+@pytest.mark.parametrize(("n", "temperature"), [(2, 0.5), (7, 0.1), (16, 1.0)])
+def test_nt_xent_is_equation_1(n, temperature):
+    rng = np.random.default_rng(n)
+    z1, z2 = rng.normal(size=(2, n, 5)) * rng.uniform(0.1, 9, (2, n, 1))
+    loss = nt_xent(torch.from_numpy(z1), torch.from_numpy(z2), temperature)
+    assert loss.item() == pytest.approx(nt_xent_by_loops(z1, z2, temperature), abs=1e-6)
+
+
+def test_nt_xent_in_closed_form():
+    """Views that agree, examples at right angles: e^(1/t) against 2n - 2 others of e^0."""
+    z = torch.eye(4)
+    expected = np.log(1 + 6 * np.exp(-1 / 0.5))
+    assert nt_xent(z, 3 * z, 0.5).item() == pytest.approx(expected, abs=1e-6)
+    same = torch.ones(4, 3)  # nothing to tell apart: a guess among 7
+    assert nt_xent(same, same).item() == pytest.approx(np.log(7), abs=1e-6)
+
+
+def test_views_that_cannot_be_compared_are_refused():
+    z = torch.randn(4, 3)
+    for other in (z[:3], z[:, :2]):
+        with pytest.raises(ValueError, match="two views of the same"):
+            nt_xent(z, other)
+    with pytest.raises(ValueError, match="two or more examples"):
+        nt_xent(z[:1], z[:1])
+    with pytest.raises(ValueError, match="must be positive"):
+        nt_xent(z, z, 0.0)
+
+
+def test_simclr_takes_views_of_the_batch_or_makes_them():
+    x = torch.randn(6, 4)
+    model = nn.Linear(4, 3)
+    loss, logs = simclr(0.2)(model, {"view1": x, "view2": x + 0.01})
+    made, _ = simclr(0.2, lambda x: (x, x + 0.01))(model, {"x": x})
+    assert (
+        loss.item() == made.item() == pytest.approx(nt_xent(model(x), model(x + 0.01), 0.2).item())
+    )
+    assert logs["accuracy"] == 1
+    assert logs["alignment"] == pytest.approx(1, abs=1e-2)
+
+
+def test_simclr_learns_to_find_the_other_view():
+    torch.manual_seed(0)
+    model = nn.Sequential(ConvEncoder(16, size=16, width=8), nn.ReLU(), MLP([16, 32, 16]))
+    generator = torch.Generator().manual_seed(0)
+    loss_fn = simclr(0.2, lambda x: two_views(x, generator, scale=(0.5, 1)))
+    batches = Batches({"x": blobs(128)}, size=64, epochs=30)
+    optimizer = torch.optim.AdamW(param_groups(model, ALL, lr=3e-3))
+    logs = [step.logs for step in steps(model, loss_fn, batches, optimizer, whole=True)]
+    found = np.mean([log["accuracy"] for log in logs[-6:]])
+    assert found > 10 / 127  # ten times chance
+    assert found > 1.3 * np.mean([log["accuracy"] for log in logs[:3]])
+    # agreement beyond that of any two images, which a collapsed network has as well
+    model.eval()
+    with torch.no_grad():
+        z1, z2 = (F.normalize(model(view)) for view in two_views(blobs(64, seed=1), generator))
+    cosines = z1 @ z2.T
+    assert cosines.diagonal().mean() > cosines.mean() + 0.3
+
+
+# --- masked language models ---------------------------------------------------------------------
+
+WORDS = 60  # of a made-up vocabulary, which starts with these five
+PAD, UNK, CLS, SEP, MASK = range(5)
+IDS = {"mask": MASK, "special": [PAD, UNK, CLS, SEP], "vocabulary_size": WORDS}
+
+
+def texts(n: int, seed: int = 0) -> list[list[int]]:
+    rng = np.random.default_rng(seed)
+    return [[CLS, *rng.integers(5, WORDS, rng.integers(5, 30)).tolist(), SEP] for _ in range(n)]
+
+
+def masking_rates(ids: torch.Tensor, masked: torch.Tensor, labels: torch.Tensor) -> np.ndarray:
+    """Counts: words, chosen, turned to the mask token, to another word, unchanged."""
+    chosen = labels != -100
+    assert torch.equal(labels[chosen], ids[chosen])
+    assert torch.equal(masked[~chosen], ids[~chosen])
+    assert not torch.isin(ids[chosen], torch.tensor([PAD, UNK, CLS, SEP, MASK])).any()
+    kept, hidden = masked[chosen] == ids[chosen], masked[chosen] == MASK
+    counts = [(ids >= 5).sum(), chosen.sum(), hidden.sum(), (~kept & ~hidden).sum(), kept.sum()]
+    return np.array([int(count) for count in counts])
+
+
+def test_masking_has_the_statistics_of_transformers():
+    from tokenizers import Tokenizer, models
+    from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerFast
+
+    names = {0: "[PAD]", 1: "[UNK]", 2: "[CLS]", 3: "[SEP]", 4: "[MASK]"}
+    vocabulary = {names.get(i, f"w{i}"): i for i in range(WORDS)}
+    roles = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.WordLevel(vocabulary, "[UNK]")),
+        **dict(zip(roles, names.values(), strict=True)),
+    )
+    collator = DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.15)
+    generator = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    ours, theirs = np.zeros(5), np.zeros(5)
+    for batch in Batches({"input_ids": texts(6400)}, size=64):
+        ids, attention = batch["input_ids"], batch["attention_mask"]
+        ours += masking_rates(ids, *mask_tokens(ids, attention, generator=generator, **IDS))
+        rows = [
+            {"input_ids": row[present.bool()]} for row, present in zip(ids, attention, strict=True)
+        ]
+        found = collator(rows)
+        theirs += masking_rates(ids, found["input_ids"], found["labels"])
+    assert ours[0] == theirs[0] > 90_000
+    # a drawn word is the old one, or the mask token, once in so many
+    drawn = 0.1 / WORDS
+    expected = [0.15, 0.8 + drawn, 0.1 - 2 * drawn, 0.1 + drawn]
+    for counts in (ours, theirs):
+        totals = counts[[0, 1, 1, 1]]
+        error = np.sqrt(np.multiply(expected, np.subtract(1, expected)) / totals)
+        assert np.all(np.abs(counts[1:] / totals - expected) < 4 * error)
+
+
+def test_padding_and_special_tokens_are_never_masked():
+    """Nor is padding whose id is that of a word, which only the mask tells."""
+    ids = torch.tensor([[CLS, 9, 10, SEP, 7, 7], [CLS, 11, 12, UNK, 13, SEP]])
+    mask = torch.tensor([[1, 1, 1, 1, 0, 0], [1] * 6])
+    masked, labels = mask_tokens(ids, mask, share=1.0, **IDS)
+    expected = torch.tensor([[0, 1, 1, 0, 0, 0], [0, 1, 1, 0, 1, 0]]).bool()
+    assert torch.equal(labels != -100, expected)
+    assert torch.equal(masked[~expected], ids[~expected])
+    everything = mask_tokens(ids, share=1.0, **IDS)[1] != -100
+    assert everything[0].tolist() == [False, True, True, False, True, True]
+    untouchable = torch.tensor([[PAD, UNK, CLS, SEP, MASK]])
+    assert not (mask_tokens(untouchable, share=1.0, **IDS)[1] != -100).any()
+
+
+def test_masking_is_seeded_and_leaves_its_input_alone():
+    ids = torch.tensor(texts(1)[0]).repeat(50, 1)
+    before = ids.clone()
+    one, again = (
+        mask_tokens(ids, generator=torch.Generator().manual_seed(1), **IDS) for _ in range(2)
+    )
+    assert torch.equal(one[0], again[0])
+    assert torch.equal(one[1], again[1])
+    assert torch.equal(ids, before)
+    assert len({tuple(row.tolist()) for row in one[1]}) > 40  # other places in each text
+
+
+def test_impossible_masking_is_refused():
+    ids = torch.tensor(texts(1))
+    with pytest.raises(ValueError, match="share=0"):
+        mask_tokens(ids, share=0, **IDS)
+    with pytest.raises(ValueError, match="\\[60\\] are not in a vocabulary of 60"):
+        mask_tokens(ids, **(IDS | {"mask": 60}))
+
+
+def test_masked_lm_is_the_loss_of_transformers():
+    torch.manual_seed(0)
+    model = mini_bert(WORDS, dimension=16, length=40, dropout=0.0)
+    batch = next(iter(Batches({"input_ids": texts(20)}, size=20)))
+    loss, logs = masked_lm(**IDS, seed=4)(model, batch)
+    ids, labels = mask_tokens(
+        batch["input_ids"],
+        batch["attention_mask"],
+        generator=torch.Generator().manual_seed(4),
+        **IDS,
+    )
+    theirs = model(input_ids=ids, attention_mask=batch["attention_mask"], labels=labels)
+    assert loss.item() == pytest.approx(theirs.loss.item(), abs=1e-5)
+    hidden = labels != -100
+
+    class Wrapped(nn.Module):  # as for several processes: its parts are out of sight
+        def forward(self, **columns):
+            return model(**columns)
+
+    assert masked_lm(**IDS, seed=4)(Wrapped(), batch)[0].item() == pytest.approx(loss.item())
+    right = theirs.logits.argmax(-1)[hidden] == labels[hidden]
+    assert logs["accuracy"] == pytest.approx(right.float().mean().item())
+
+
+def test_a_batch_without_a_hidden_token_costs_nothing():
+    model = mini_bert(WORDS, dimension=16)
+    ids = torch.tensor([[CLS, SEP]])
+    loss, logs = masked_lm(**IDS)(model, {"input_ids": ids})
+    assert loss.item() == logs["accuracy"] == 0
+    loss.backward()
+
+
+def test_a_masked_language_model_learns():
+    """Texts that repeat one word: the words in sight give the hidden ones away."""
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    ids = [[CLS, *[int(word)] * 12, SEP] for word in rng.integers(5, 15, 256)]
+    model = mini_bert(15, dimension=32, length=16, dropout=0.0)
+    optimizer = torch.optim.AdamW(param_groups(model, ALL, lr=3e-3))
+    loss_fn = masked_lm(mask=MASK, special=[PAD, UNK, CLS, SEP], vocabulary_size=15)
+    batches = Batches({"input_ids": ids}, size=64, epochs=25)
+    losses = [step.loss for step in steps(model, loss_fn, batches, optimizer, whole=True)]
+    assert losses[0] > 2
+    assert np.mean(losses[-5:]) < 0.5

