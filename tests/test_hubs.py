@@ -569,6 +569,26 @@ def test_a_model_of_which_only_the_tokenizer_is_in_the_cache(hub, repository, tm
         assert contents(worker.folder(ID).value) == contents(repository)
 
 
+def test_shards_in_one_of_two_formats_are_enough(hub, client, tmp_path):
+    """Many repositories list both, and only safetensors are fetched."""
+    handle = "someone/bert-sharded"
+    for name, shard in (
+        ("model.safetensors", "model-1.safetensors"),
+        ("pytorch_model.bin", "p-1.bin"),
+    ):
+        (tmp_path / f"{name}.index.json").write_text(json.dumps({"weight_map": {"w": shard}}))
+    for name in ("config.json", "tokenizer.json", "model-1.safetensors", "p-1.bin"):
+        (tmp_path / name).write_text("{}")
+    hub.publish(handle, tmp_path, "main")
+    place = Path(client.folder(handle).value)
+    assert {file.name for file in place.iterdir()} == contents(tmp_path).keys() - {"p-1.bin"}
+    hub.heal()
+    assert client.folder(handle).value == str(place)
+    assert hub.requests == []
+    (place / "model-1.safetensors").unlink()
+    assert contents(client.folder(handle).value)["model-1.safetensors"] == b"{}"
+
+
 def test_a_download_that_was_killed_is_begun_anew(hub, repository, tmp_path):
     hub.publish(ID, repository, "main")
     hub.spoil("/storage/", loopback.stall_halfway(60))

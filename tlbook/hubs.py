@@ -138,14 +138,16 @@ def _snapshot(handle: str, revision: str | None) -> Path | None:
 
 
 def _has_weights(place: Path) -> bool:
-    shards = set()
-    for index in (*place.glob("*.safetensors.index.json"), *place.glob("*.bin.index.json")):
-        shards |= set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    weights = shards or {"model.safetensors"}
-    others = {"pytorch_model.bin"} if not shards else weights
-    return (place / "config.json").is_file() and any(
-        all((place / name).is_file() for name in names) for names in (weights, others)
-    )
+    """Whether a snapshot has the configuration, and all weights in one of their two formats."""
+
+    def whole(name: str) -> bool:
+        index, shards = place / f"{name}.index.json", {name}
+        if index.is_file():  # which may be there without its shards: it is a small file
+            shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        return all((place / shard).is_file() for shard in shards)
+
+    formats = ("model.safetensors", "pytorch_model.bin")
+    return (place / "config.json").is_file() and any(map(whole, formats))
 
 
 def _download(handle: str, revision: str | None) -> Path:
