@@ -460,8 +460,9 @@ def export(model, folder: Path | str) -> None:
     """Save a model as a SavedModel in TensorFlow Hub's format, whole or not at all.
 
     ``hub.load`` gives a function of a batch; ``hub.KerasLayer(..., trainable=True)`` trains it
-    further. Models of Keras 3 become such a SavedModel as well; what Keras 3 itself exports can
-    only infer. The folder must not exist.
+    further, but for what is frozen now. Models of Keras 3 become such a SavedModel as well; what
+    Keras 3 itself exports can only infer. Regularization that layers ask for is not carried along.
+    The folder must not exist.
     """
     folder = Path(folder)
     if folder.exists():
