@@ -359,7 +359,7 @@ FAULTS = {
     "nothing": (b"", {}, "cannot be read as CSV .* repair it"),
     "ragged": (b"text,label\na,b\na,b,c,d\n", {}, "cannot be read as CSV .* repair it"),
     "image model": (damaged(lambda t: t), {"model": "mobilenet-v2"}, "is an image encoder"),
-    "no model": (damaged(lambda t: t), {"model": "minilm-l7"}, "Did you mean 'minilm-l6'"),
+    "no model": (damaged(lambda t: t), {"model": "minilm-l7"}, "the packaged 'minilm-l6'"),
     "depth": (damaged(lambda t: t), {"model": "shallow", "train": "last2"}, "k=2, but the model"),
 }
 

@@ -32,8 +32,6 @@ import tensorflow as tf
 from sklearn.metrics import accuracy_score
 from tqdm.auto import tqdm
 
-from tlbook import pretrained, savedmodels
-
 if keras.backend.backend() != "tensorflow":
     raise ImportError(
         f"Keras runs on {keras.backend.backend()}: set KERAS_BACKEND=tensorflow before it is "
@@ -183,6 +181,8 @@ def hub_classifier(
     import tensorflow_hub
     import tf_keras
 
+    from tlbook import pretrained  # which needs torch as well
+
     encoder = pretrained.load(handle)
     if not isinstance(encoder, pretrained.SavedModelEncoder):
         raise ValueError(f"{str(handle)!r} is not a SavedModel of TensorFlow Hub")
@@ -198,7 +198,7 @@ def hub_classifier(
     layer = tensorflow_hub.KerasLayer(str(encoder.folder), trainable=trainable, name="encoder")
     stack = [inputs, layer]
     if dropout:
-        stack.append(tf_keras.layers.Dropout(dropout, seed=seed))
+        stack.append(tf_keras.layers.Dropout(dropout, seed=seed, name="dropout"))
     kernel = tf_keras.initializers.GlorotUniform(seed)
     stack.append(tf_keras.layers.Dense(n_classes, kernel_initializer=kernel, name="head"))
     return tf_keras.Sequential(stack)
@@ -464,6 +464,8 @@ def export(model, folder: Path | str) -> None:
     Keras 3 itself exports can only infer. Regularization that layers ask for is not carried along.
     The folder must not exist.
     """
+    from tlbook import savedmodels
+
     folder = Path(folder)
     if folder.exists():
         raise FileExistsError(f"{folder} exists; export into a new folder")
