@@ -1,6 +1,7 @@
 """Our SavedModels: equal to their sources, trainable, the same from a folder or through Keras."""
 
 import re
+import shutil
 import tarfile
 from contextlib import suppress
 from pathlib import Path
@@ -113,6 +114,17 @@ def test_fingerprint_of_a_saved_model_follows_its_weights():
     assert before == load("glove-50d").fingerprint
     encoder.model.embeddings.assign_add(tf.ones_like(encoder.model.embeddings) * 1e-3)
     assert encoder.fingerprint != before
+
+
+def test_fingerprint_of_a_plain_module_follows_its_weights(tmp_path):
+    """It names no variables, but its features must not come from another's cache."""
+    for name, factor in (("one", 1.0), ("two", 2.0)):
+        module = Plain()
+        module.factor.assign([[factor, 2.0]])
+        tf.saved_model.save(module, str(tmp_path / name))
+        (tmp_path / name / "fingerprint.pb").unlink()
+    shutil.copy(tmp_path / "one/saved_model.pb", tmp_path / "two")  # the same graph
+    assert load(tmp_path / "one").fingerprint != load(tmp_path / "two").fingerprint
 
 
 def test_built_once(tmp_path, monkeypatch):

@@ -97,7 +97,8 @@ class SavedModelEncoder:
     @property
     def fingerprint(self) -> str:
         """A hash of all that turns an input into a vector; it follows the weights of now."""
-        files = (self.folder / "saved_model.pb", *sorted(self.folder.glob("assets/*")))
+        # The files too: a model saved without its list of variables has weights all the same
+        files = sorted(file for file in self.folder.rglob("*") if file.is_file())
         variables = getattr(self.model, "variables", ())
         return digest(*(file.read_bytes() for file in files), *(v.numpy() for v in variables))
 
