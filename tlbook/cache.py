@@ -1,4 +1,4 @@
-"""The cache folder: downloaded assets and arrays that are dear to compute.
+"""The cache folder: downloaded assets, arrays and trained weights that are dear to compute.
 
 Everything below :func:`folder` can be deleted at any time; it is fetched or computed again.
 """
@@ -10,9 +10,12 @@ import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 import pooch
+
+T = TypeVar("T")
 
 
 def folder() -> Path:
@@ -50,22 +53,39 @@ def _encode(text: str) -> bytes:
 
 
 def array(kind: str, key: str, compute: Callable[[], np.ndarray]) -> np.ndarray:
-    """The array stored as ``folder()/kind/key.npy``, computed and stored on the first call.
+    """The array stored as ``folder()/kind/key.npy``, computed and stored on the first call."""
+    return stored(
+        f"{kind}/{key}.npy",
+        compute,
+        save=lambda stream, value: np.save(stream, value, allow_pickle=False),
+        load=lambda path: np.load(path, allow_pickle=False),
+    )
+
+
+def stored(
+    name: str,
+    compute: Callable[[], T],
+    *,
+    save: Callable[[BinaryIO, T], object],
+    load: Callable[[Path], T],
+) -> T:
+    """What the file ``folder()/name`` holds, computed and stored on the first call.
 
     The file appears whole or not at all, so two processes at once and a killed one are both
-    safe. Where nothing can be written (a read-only folder, a full disk) the array is still
-    returned, with a warning that names the reason.
+    safe. One that ``load`` raises ValueError, EOFError or OSError for is computed again. Where
+    nothing can be written (a read-only folder, a full disk) the result is still returned, with a
+    warning that names the reason.
     """
-    path = folder() / kind / f"{key}.npy"
+    path = folder() / name
     if path.exists():
         with suppress(ValueError, EOFError, OSError):  # a damaged file is computed again
-            return np.load(path, allow_pickle=False)
+            return load(path)
     result = compute()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as part:
             try:
-                np.save(part, result, allow_pickle=False)
+                save(part, result)
                 part.close()
                 Path(part.name).replace(path)
             except BaseException:
@@ -76,6 +96,6 @@ def array(kind: str, key: str, compute: Callable[[], np.ndarray]) -> np.ndarray:
         warnings.warn(
             f"Computed, but not kept for next time: cannot write {path.parent} ({error}). "
             "Set TLBOOK_CACHE to a folder with room that you can write to.",
-            stacklevel=2,
+            stacklevel=3,
         )
     return result

@@ -182,7 +182,7 @@ class ConvEncoder(nn.Module):
 
     def __init__(self, dimension: int = 64, *, size: int = 32, width: int = 32, channels: int = 3):
         super().__init__()
-        self.dimension = dimension
+        self.dimension, self.size, self.width = dimension, size, width
         widths = _widths(size, width)
         self.blocks = nn.Sequential(
             *(_down(inputs, outputs) for inputs, outputs in pairwise([channels, *widths]))
@@ -190,7 +190,11 @@ class ConvEncoder(nn.Module):
         self.project = nn.Linear(widths[-1] * 16, dimension)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.project(self.blocks(images).flatten(1))
+        return self.project(self.embed(images))
+
+    def embed(self, images: torch.Tensor) -> torch.Tensor:
+        """What the convolutions see, (n, 16 * channels of the last one)."""
+        return self.blocks(images).flatten(1)
 
 
 class ConvDecoder(nn.Module):
