@@ -234,7 +234,7 @@ def _load(path: Path) -> dict:
 
 def pixels(images: np.ndarray) -> torch.Tensor:
     """uint8 (n, height, width, 3) to floats (n, 3, height, width) in 0..1."""
-    return torch.from_numpy(images).permute(0, 3, 1, 2).float().div(255).contiguous()
+    return torch.tensor(images).permute(0, 3, 1, 2).float().div(255).contiguous()
 
 
 @torch.inference_mode()
