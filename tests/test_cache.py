@@ -153,6 +153,79 @@ def test_a_full_disk_leaves_nothing_and_the_array_is_returned(folder):
     assert not list((folder / "features").iterdir())
 
 
+# --- what is not an array -----------------------------------------------------------------------
+
+
+def stored(compute, load=None, save=None):
+    """A text, kept as UTF-8."""
+    return cache.stored(
+        "texts/of/mine.txt",
+        compute,
+        save=save or (lambda stream, text: stream.write(text.encode())),
+        load=load or (lambda path: path.read_text("utf-8")),
+    )
+
+
+def refuse(*_):
+    raise AssertionError("there was no need to")
+
+
+def test_a_value_is_saved_and_loaded_as_the_caller_says(folder):
+    value = "".join(["迁", "移"])
+    assert stored(lambda: value, load=refuse) is value
+    assert (folder / "texts" / "of" / "mine.txt").read_bytes() == "迁移".encode()
+    assert stored(refuse, save=refuse) == value
+    assert stored(refuse, load=lambda path: path.name) == "mine.txt"
+
+
+@pytest.mark.parametrize("error", [ValueError, EOFError, OSError, UnicodeDecodeError])
+def test_what_cannot_be_loaded_is_computed_again(folder, error):
+    def damaged(path):
+        raise error("utf-8", b"\xff", 0, 1, "damaged") if error is UnicodeDecodeError else error
+
+    stored(lambda: "first")
+    assert stored(lambda: "second", load=damaged) == "second"
+    assert stored(refuse) == "second"
+
+
+def test_a_mistake_in_the_callers_code_is_not_taken_for_damage(folder):
+    stored(lambda: "first")
+    with pytest.raises(AttributeError):
+        stored(refuse, load=lambda path: path.read_txt())
+    with pytest.raises(AttributeError):
+        cache.stored("new", lambda: 1, save=lambda stream, value: value.write(), load=refuse)
+    assert stored(refuse) == "first"
+    assert [path.name for path in folder.rglob("*") if path.is_file()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+def test_saving_that_breaks_off_leaves_the_file_that_was_there(folder, error):
+    def broken(stream, text):
+        stream.write(b"half of i")
+        stream.flush()
+        raise error
+
+    stored(lambda: "first")
+    file = folder / "texts" / "of" / "mine.txt"
+    with pytest.raises(error):
+        stored(lambda: "second", load=lambda path: int(path.read_text()), save=broken)
+    assert list(file.parent.iterdir()) == [file]
+    assert file.read_text() == "first"
+
+
+def test_a_full_disk_while_saving_is_told_and_the_value_returned(folder):
+    def full(stream, text):
+        stream.write(b"half of i")
+        raise OSError(28, "No space left on device")
+
+    with pytest.warns(UserWarning, match=r"No space left.*TLBOOK_CACHE"):
+        assert stored(lambda: "first", save=full) == "first"
+    assert not list((folder / "texts" / "of").iterdir())
+    assert stored(lambda: "second") == "second"
+
+
+# --- several processes, and killed ones ---------------------------------------------------------
+
 WRITER = """
 import sys, numpy as np
 from tlbook import cache

@@ -220,6 +220,41 @@ def test_nothing_like_the_test_set_is_left_to_pretrain_on(pool):
         assert not any(emoji.x[row].tobytes() in images for row in test)
 
 
+def test_nothing_like_what_the_pretraining_chapters_hold_out_is_pretrained_on():
+    """Their own split: neither test nor validation, by groups and by pixels."""
+    emoji, pool = data.emoji("twemoji", size=32), data.emoji_unlabeled("twemoji", size=32)
+    parts = data.split(emoji, test=1 / 4, validation=1 / 6)
+    held_out = np.concatenate([parts.test, parts.validation])
+    rows = data.apart_from(pool, emoji.groups[held_out])
+    assert not set(pool.groups[rows]) & set(emoji.groups[held_out])
+    images = {image.tobytes() for image in pool.x[rows]}
+    assert not any(image.tobytes() in images for image in emoji.x[held_out])
+    assert all(image.tobytes() in images for image in emoji.x[parts.train[:50]])  # can be found
+    assert len(set(pool.groups[rows]) & set(emoji.groups[parts.train])) > 900
+
+
+@pytest.mark.parametrize("style", ["twemoji", "openmoji"])
+def test_every_labeled_image_is_in_the_pool_once_and_under_its_group(style):
+    """So that whoever leaves out a group leaves out the image, whatever the split."""
+    emoji, pool = data.emoji(style, size=24), data.emoji_unlabeled(style, size=24)
+    group = {image.tobytes(): found for image, found in zip(pool.x, pool.groups, strict=True)}
+    assert len(group) == len(pool.x)
+    assert [group[image.tobytes()] for image in emoji.x] == list(emoji.groups)
+
+
+def test_variants_that_two_emoji_share_are_left_out(pool):
+    """Santa Claus and the man of Mx Claus are one in every skin tone, in two groups."""
+    codes = set(pool.code)
+    for skin in ("1F3FB", "1F3FC", "1F3FD", "1F3FE", "1F3FF"):
+        assert not {f"1F385-{skin}", f"1F468-{skin}-200D-1F384"} & codes
+        assert not {f"1F936-{skin}", f"1F469-{skin}-200D-1F384"} & codes  # Mrs. Claus
+        assert f"1F9D1-{skin}-200D-1F384" in codes  # Mx Claus looks like no other
+    assert {"1F385", "1F936"} <= codes
+    # Twemoji drew a woman of one skin tone with the blond hair of another emoji
+    assert "1F469-1F3FC" not in codes
+    assert "1F469-1F3FB" in codes
+
+
 def test_couples_are_left_out_together(pool):
     rows = data.apart_from(pool, np.array(["1F46B"]))
     assert not {"1F46B", "1F46C", "1F46D"} & set(pool.groups[rows])

@@ -1,8 +1,10 @@
 """Pretraining one small image encoder in several ways, on equal terms.
 
-Every method trains the same :class:`~tlbook.networks.ConvEncoder` on the same images, equally
-often. Methods differ by what stands upon the encoder, and by the loss: :data:`METHODS` is the whole
-list. :func:`once` keeps what was trained in the cache, so that it is trained once.
+Every method trains the same :class:`~tlbook.networks.ConvEncoder` on the same images, in the same
+order and equally often; where views are augmented, each time on two views of an image. Methods
+differ by what stands upon the encoder, and by the loss: :data:`METHODS` lists them, all but the
+GAN, which has a loop of its own. :func:`once` keeps what was trained in the cache, so that it is
+trained once.
 """
 
 import time
@@ -91,12 +93,12 @@ METHODS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pretrained:
-    """An encoder, the head it was trained under, and what that took.
+    """An encoder in eval mode, the head it was trained under, and what that took.
 
-    ``losses`` is one number per epoch; a GAN's is the discriminator's. Of a GAN, ``head`` is the
-    discriminator's last layer and ``generator`` draws.
+    ``losses`` is the mean over the batches of each epoch; a GAN's is the discriminator's. Of a GAN,
+    ``head`` is the discriminator's last layer and ``generator`` draws.
     """
 
     encoder: ConvEncoder
@@ -125,12 +127,16 @@ def pretrain(
 
     Parameters
     ----------
-    images : (n, side, side, 3) uint8, the side a power of 2
+    images : (n, side, side, 3) uint8, the side a power of 2 and at least 8, for ``"masked"`` 16
     labels : (n,) classes from 0 up, for ``"supervised"`` only
     dimension, width : of the :class:`~tlbook.networks.ConvEncoder`
     size, lr : images per batch, and AdamW's largest learning rate; a GAN's is ``1e-3`` at most
 
-    Raises ValueError for an unknown method, or labels where none are asked for or the reverse.
+    Raises
+    ------
+    ValueError : an unknown method; labels where none are asked for, or the reverse; images of
+        another kind or shape; or a single image in the last batch of a method that compares images
+    tlbook.training.TrainingError : the loss is not finite; nothing is kept
     """
     chosen = METHODS.get(method)
     if not chosen and method != "GAN":
@@ -138,15 +144,19 @@ def pretrain(
     if (labels is not None) != bool(chosen and chosen.labels):
         needs = "needs" if labels is None else "cannot use"
         raise ValueError(f"{method} {needs} labels")
-    x = pixels(images)
-    columns = {"x": x} if labels is None else {"x": x, "labels": np.asarray(labels, np.int64)}
-    torch.manual_seed(seed)
-    encoder = ConvEncoder(dimension, size=x.shape[2], width=width)
-    parts = {"encoder": encoder}
-    if method == "GAN":
-        parts |= {"head": linear(encoder, 1), "generator": Generator(size=x.shape[2], width=width)}
-    else:
-        parts["head"] = chosen.head(encoder, 0 if labels is None else int(labels.max()) + 1)
+    columns = {"x": pixels(images)}
+    n, _, side, width_of_images = columns["x"].shape
+    if side != width_of_images:
+        raise ValueError(f"images must be square, not {side} x {width_of_images} pixels")
+    if chosen and chosen.whole and n % size == 1:
+        raise ValueError(
+            f"{method} compares the images of a batch, and of {n} images in batches of {size} the "
+            "last would hold a single one: choose another size"
+        )
+    classes = 0
+    if labels is not None:
+        columns["labels"] = np.asarray(labels, np.int64)
+        classes = int(columns["labels"].max()) + 1
     batches = Batches(columns, size, epochs, seed=seed)
 
     def train() -> np.ndarray:
@@ -154,14 +164,27 @@ def pretrain(
             losses = _gan(parts, batches, min(lr, 1e-3), seed)
         else:
             losses = _method(chosen, parts, batches, lr, seed)
-        bar = tqdm(losses, method, len(batches), unit="step", leave=False, delay=5)
-        return np.array(list(bar if progress else losses)).reshape(epochs, -1).mean(1)
+        if progress:
+            losses = tqdm(losses, method, len(batches), unit="step", leave=False, delay=5)
+        return np.array(list(losses)).reshape(epochs, -1).mean(1)
 
     settings = f"{method} {epochs} {seed} {size} {lr}"
-    model = nn.ModuleDict(parts)
-    losses, seconds = once(model, train, settings, images, *([] if labels is None else [labels]))
-    model.eval()
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed GPUs as well
+        parts = _parts(method, side, classes, dimension, width)
+        model = nn.ModuleDict(parts)
+        losses, seconds = once(model, train, settings, *map(np.asarray, columns.values()))
+    model.cpu().eval()  # a GPU may have trained it
     return Pretrained(losses=losses, cpu_seconds=seconds, **parts)
+
+
+def _parts(method, side, classes, dimension, width) -> dict[str, nn.Module]:
+    """The networks that a method trains, by their names in :class:`Pretrained`."""
+    encoder = ConvEncoder(dimension, size=side, width=width)
+    if method != "GAN":
+        return {"encoder": encoder, "head": METHODS[method].head(encoder, classes)}
+    parts = {"encoder": encoder, "head": linear(encoder, 1)}
+    return parts | {"generator": Generator(size=side, width=width)}
 
 
 def _method(chosen: Method, parts, batches, lr, seed) -> Iterator[float]:
@@ -194,22 +217,27 @@ def once(
     Parameters
     ----------
     train : trains the model and returns losses, to be looked at later
-    content : all that the result depends on beside the model's first weights: data, settings. The
-        code of this package's learning modules counts by itself
+    content : all that the result depends on beside the model's first weights and the state of
+        torch's random numbers: data, settings. The code of this package's learning modules counts
+        by itself
 
     Returns
     -------
-    losses, and the CPU seconds that training took when it was done
+    losses, and the CPU seconds that training took when it was done. What torch draws afterwards is
+    the same whether the model was trained or not.
     """
-    first = [part.numpy() for part in model.state_dict().values()]
-    key = cache.digest(CODE, *model.state_dict(), *first, *content)
+    first = [part.cpu().numpy() for part in model.state_dict().values()]
+    random = torch.get_rng_state().numpy()  # dropout draws from it
+    key = cache.digest(CODE, *model.state_dict(), *first, random, *content)
 
     def run() -> dict:
         start = time.process_time()
-        losses = torch.as_tensor(np.asarray(train(), np.float64))
+        with torch.random.fork_rng(devices=[]):
+            losses = torch.as_tensor(np.asarray(train(), np.float64))
         seconds = torch.tensor(time.process_time() - start, dtype=torch.float64)
+        # Copies, since a file of safetensors does not hold weights that two layers share
         return {"losses": losses, "cpu_seconds": seconds} | {
-            f"model.{name}": value for name, value in model.state_dict().items()
+            f"model.{name}": value.clone() for name, value in model.state_dict().items()
         }
 
     found = cache.stored(
@@ -233,7 +261,16 @@ def _load(path: Path) -> dict:
 
 
 def pixels(images: np.ndarray) -> torch.Tensor:
-    """uint8 (n, height, width, 3) to floats (n, 3, height, width) in 0..1."""
+    """uint8 (n, height, width, 3) to floats (n, 3, height, width) in 0..1.
+
+    Raises ValueError for another type or shape.
+    """
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
+        raise ValueError(
+            "images must be uint8 of shape (n, height, width, 3), not "
+            f"{images.dtype} of {images.shape}"
+        )
+    # A copy, which may be written to: arrays shared among processes are read-only
     return torch.tensor(images).permute(0, 3, 1, 2).float().div(255).contiguous()
 
 
@@ -245,4 +282,6 @@ def representation(encoder: ConvEncoder, images: np.ndarray) -> np.ndarray:
     and are worse for another (Chen et al. 2020 throw their projection away for the same reason).
     """
     encoder.eval()
-    return torch.cat([encoder.embed(batch) for batch in pixels(images).split(256)]).numpy()
+    device = next(encoder.parameters()).device
+    batches = pixels(images).split(256)
+    return torch.cat([encoder.embed(batch.to(device)).cpu() for batch in batches]).numpy()
