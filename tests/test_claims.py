@@ -2,6 +2,7 @@
 
 import json
 
+import pandas as pd
 import pytest
 from nbformat import v4
 
@@ -123,6 +124,22 @@ def test_the_readme_figure_goes_with_the_record(measured, shown):
     ledger.collect({"01-a": v4.new_notebook(cells=[cell])})
     ledger.accept()
     assert ledger.FIGURE.read_text() == "<svg/>"
+
+
+def test_tables_go_with_the_record(measured, shown):
+    claims.keep("the-table", pd.DataFrame({"arm": ["a", "b"], "score": [1 / 3, 1]}))
+    (bundle,) = shown
+    assert "0.333" in bundle["text/html"]
+    output = v4.new_output("display_data", data=bundle)
+    notebook = v4.new_notebook(cells=[v4.new_code_cell("...", outputs=[output])])
+    ledger.collect({"01-a": notebook})
+    ledger.accept()
+    assert (ledger.TABLES / "the-table.csv").read_text() == "arm,score\na,0.333333\nb,1\n"
+    ledger.collect({})
+    ledger.accept()
+    assert not list(ledger.TABLES.iterdir())
+    with pytest.raises(ValueError, match="lowercase letters"):
+        claims.keep("../a", pd.DataFrame())
 
 
 def test_two_findings_in_one_setting_are_refused(measured):

@@ -2,7 +2,8 @@
 
 A chapter records each number it wants to name, and states each finding with its effect. Both
 travel in the outputs of the executed chapter: the book's prose shows the numbers, and the build
-collects the findings into the ledger ``results/claims.json``.
+collects the findings into the ledger ``results/claims.json``. Tables behind a figure travel the
+same way, to ``results/tables``.
 """
 
 import re
@@ -11,12 +12,15 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
+import pandas as pd
 from IPython.display import Markdown, display
 
 from tlbook.experiment import Effect
 
 #: The type of the output that carries a finding.
 FINDING = "application/vnd.tlbook.finding+json"
+#: The type of the output that carries a table.
+TABLE = "application/vnd.tlbook.table+json"
 
 #: Every number recorded in this process, by name.
 recorded: dict[str, float | str] = {}
@@ -60,6 +64,18 @@ def say(text: str) -> None:
         return format(recorded[name], spec)
 
     display(Markdown(re.sub(r"<<(.+?)>>", fill, text)))
+
+
+def keep(name: str, table: pd.DataFrame) -> None:
+    """Show a table, and pass it on to ``results/tables/NAME.csv``.
+
+    Raises ValueError for a name that is not lowercase letters, digits and hyphens.
+    """
+    if not re.fullmatch(r"[a-z0-9-]+", name):
+        raise ValueError(f"{name!r}: use lowercase letters, digits and hyphens")
+    content = {"name": name, "csv": table.to_csv(index=False, float_format="%.6g")}
+    shown = {"text/html": table.round(3).to_html(index=False), "text/plain": table.to_string()}
+    display({TABLE: content} | shown, raw=True)
 
 
 def verdict(effect: Effect) -> str:

@@ -2,7 +2,8 @@
 
 Chapters state findings (:func:`tlbook.claims.finding`). The build gathers them from the executed
 notebooks into ``_build/claims.json``; ``results/claims.json`` is the committed record. The check
-compares the two, and ``python -m tools.ledger`` accepts what was measured as the new record.
+compares the two, and ``python -m tools.ledger`` accepts what was measured as the new record. The
+README's figure and the tables behind figures (:func:`tlbook.claims.keep`) go the same way.
 """
 
 import json
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from nbformat import NotebookNode
 
-from tlbook.claims import FINDING, table
+from tlbook.claims import FINDING, TABLE, table
 
 MEASURED = Path("_build/claims.json")
 RECORD = Path("results/claims.json")
@@ -19,12 +20,16 @@ RECORD = Path("results/claims.json")
 MEASURED_FIGURE = Path("_build/readme-figure.svg")
 FIGURE = Path("results/figures/five-minutes.svg")
 
+#: Tables that chapters keep, as measured and on record.
+MEASURED_TABLES = Path("_build/tables")
+TABLES = Path("results/tables")
+
 
 def collect(executed: Mapping[str, NotebookNode]) -> None:
     """Write the findings of executed chapters (name -> notebook) to ``_build/claims.json``."""
     ledger: dict[str, dict] = {}
     for chapter, notebook in sorted(executed.items()):
-        for data in _findings(notebook):
+        for data in _carried(notebook, FINDING):
             claim = data["claim"]
             row = ledger.setdefault(claim, {"text": table()["claims"][claim]["text"]})
             findings = row.setdefault("findings", [])
@@ -37,6 +42,8 @@ def collect(executed: Mapping[str, NotebookNode]) -> None:
     MEASURED.write_text(_dumps(dict(sorted(ledger.items(), key=lambda item: int(item[0][1:])))))
     for figure in _readme_figures(executed):
         MEASURED_FIGURE.write_text(figure)
+    tables = [kept for notebook in executed.values() for kept in _carried(notebook, TABLE)]
+    _write_tables(MEASURED_TABLES, {kept["name"]: kept["csv"] for kept in tables})
 
 
 def overall(findings: list[dict]) -> str:
@@ -93,14 +100,26 @@ def accept() -> None:
     if MEASURED_FIGURE.exists():
         FIGURE.parent.mkdir(exist_ok=True)
         FIGURE.write_text(MEASURED_FIGURE.read_text())
+    _write_tables(TABLES, {file.stem: file.read_text() for file in MEASURED_TABLES.glob("*.csv")})
 
 
-def _findings(notebook: NotebookNode) -> list[dict]:
+def _write_tables(folder: Path, tables: Mapping[str, str]) -> None:
+    """These tables, and no other."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in folder.glob("*.csv"):
+        if file.stem not in tables:
+            file.unlink()
+    for name, csv in tables.items():
+        (folder / f"{name}.csv").write_text(csv)
+
+
+def _carried(notebook: NotebookNode, kind: str) -> list[dict]:
+    """What outputs of this type hold."""
     return [
-        dict(output["data"][FINDING])
+        dict(output["data"][kind])
         for cell in notebook.cells
         for output in cell.get("outputs", [])
-        if FINDING in output.get("data", {})
+        if kind in output.get("data", {})
     ]
 
 
