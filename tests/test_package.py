@@ -13,7 +13,10 @@ FOLDER = Path(tlbook.__file__).parent
 #: The floors of the package: a module imports from its own floor and from those below it.
 FLOORS = [
     {"cache", "assets", "data", "hubs", "networks", "pretrained", "savedmodels"},
-    {"adversarial", "augment", "features", "freezing", "keras", "objectives", "training"},
+    {
+        *("adversarial", "augment", "features", "freezing", "keras", "meta", "multitask"),
+        *("objectives", "training"),
+    },
     {"experiment", "claims", "plots", "publish"},
 ]
 
