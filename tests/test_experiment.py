@@ -353,9 +353,9 @@ def test_worth_of_a_control_that_falls_again():
 # --- few-shot episodes ------------------------------------------------------------------------
 
 
-def episodes(rng, number=100, classes=12, ways=5, queries=10, skill=1.0, runs=()):
+def episodes(rng, number=100, classes=12, ways=5, queries=10, skill=1.0, runs=(), luck=0.3):
     """Scores (*runs, number, ways); a class has a difficulty, an episode luck, a run skill."""
-    difficulty, luck = rng.normal(size=classes), 0.3 * rng.normal(size=(number, 1))
+    difficulty, luck = rng.normal(size=classes), luck * rng.normal(size=(number, 1))
     met = np.stack([rng.permutation(classes)[:ways] for _ in range(number)])
     ability = skill + 0.4 * rng.normal(size=(*runs, 1, 1)) if runs else skill
     return rng.binomial(queries, norm.cdf(ability + difficulty[met] + luck)) / queries, met
@@ -376,13 +376,14 @@ def naive(scores, met, control=None, resamples=2000):
 
 
 @pytest.mark.parametrize("runs", [(), (5,)])
-def test_intervals_over_episodes_equal_plain_resampling(runs):
-    scores, met = episodes(np.random.default_rng(0), number=60, runs=runs)
+@pytest.mark.parametrize("luck", [0.3, 2.0])
+def test_intervals_over_episodes_equal_plain_resampling(runs, luck):
+    scores, met = episodes(np.random.default_rng(0), number=25, runs=runs, luck=luck)
     effect = episode_accuracy(scores, met)
-    expected = naive(scores.reshape(-1, 60, 5), met)
+    expected = naive(scores.reshape(-1, 25, 5), met)
     assert (effect.value, effect.low, effect.high) == pytest.approx(expected, abs=0.012)
     assert effect.value == pytest.approx(scores.mean(), abs=1e-12)
-    assert effect.seeds == (5 if runs else 60)
+    assert effect.seeds == (5 if runs else 25)
     assert effect == episode_accuracy(scores, met)
 
 

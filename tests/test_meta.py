@@ -397,7 +397,7 @@ def test_maml_adapts_to_a_sinusoid_where_joint_training_cannot():
 
 
 def test_query_losses_are_those_of_each_task():
-    tasks, model = sinusoids(4, shots=5, queries=6), MLP([1, 8, 1])
+    tasks, model = sinusoids(4, shots=5, queries=6), nn.Sequential(MLP([1, 8, 1]), nn.Dropout(0.5))
     found = query_losses(model, F.mse_loss, tasks, steps=2, lr=0.1)
     assert found.shape == (4, 3)
     for task in range(4):
@@ -435,10 +435,15 @@ def test_batch_normalization_follows_no_running_statistics(build):
 
 
 def test_prototypes_keep_running_statistics():
-    model, episodes = convnet()[0], Episodes(*images(), ways=3, queries=3, number=4)
+    model, episodes = convnet()[0], Episodes(*images(), ways=3, queries=3, number=4, size=2)
     for _ in steps(model, prototypical(), episodes, SGD(model.parameters(), lr=0.01)):
         pass
-    assert model.blocks[0][1].num_batches_tracked == 4  # support and query in one pass
+    assert model.blocks[0][1].num_batches_tracked == 4  # all tasks of a batch in one pass
+    learner, (batch, *_) = nearest_prototype(model), episodes
+    support, labels, query = (batch[name][0] for name in ("support_x", "support_y", "query_x"))
+    whole = learner(support, labels, query)
+    assert whole.tolist() == [learner(support, labels, q[None]).item() for q in query]
+    assert model.blocks[0][1].num_batches_tracked == 4
 
 
 def test_only_transductive_predictions_depend_on_the_other_queries():
@@ -530,6 +535,7 @@ def test_a_task_is_an_example_of_the_loop(tmp_path):
     options = {"every": 2, "checkpoint": tmp_path / "run", "progress": False}
     history = fit(model, prototypical(), episodes, SGD(model.parameters(), lr=0.1), **options)
     assert history["step"].tolist() == [2, 4, 6]
+    assert history["epoch"].iloc[-1] == 1
     assert torch.equal(weights(model), weights(straight))
 
 

@@ -147,6 +147,7 @@ def test_separate_encoders_train_as_models_of_their_own():
         for one, other in pairs:
             torch.testing.assert_close(one, other)
     shared = network()
+    assert list(shared.task("kind")) == [shared.encoder, shared.heads["kind"]]  # no copies
     assert sum(p.numel() for p in apart.parameters()) == 48 + sum(
         p.numel() for p in shared.parameters()
     )
@@ -312,7 +313,7 @@ def test_pcgrad_trains_and_its_order_is_of_the_seed():
 
 def test_pcgrad_needs_a_shared_encoder():
     model = network(shared=False)
-    with pytest.raises(ValueError, match="share no encoder"):
+    with pytest.raises(ValueError, match="only tasks that share an encoder"):
         pcgrad(BOTH)(model, tensors(columns()))
 
 

@@ -111,7 +111,8 @@ def episode_accuracy(
     episodes alone comes out too narrow (Lafargue et al. 2024, arXiv 2409.02850). What varies is
     resampled here, each independently of the others, as in :func:`balanced_accuracy`: the episodes
     (which classes meet, which examples are labeled), the classes with all of their examples, and
-    the runs, if there are several. Percentile limits; they err on the wide side.
+    the runs, if there are several. Percentile limits. Below some twenty test classes they come out
+    a little narrow: with ten, simulated 95 % intervals held the truth in 88 % of cases.
 
     Parameters
     ----------

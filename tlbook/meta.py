@@ -1,10 +1,10 @@
-"""Learning from few examples, and learning to: episodes, and what trains on them.
+"""Few-shot learning (小样本学习, S18) and meta-learning (元学习, S17), on episodes.
 
 A *task* is a few labeled examples to learn from, the support, and others to be judged on, the
 query. :class:`Episodes` draws tasks from a labeled set, :func:`sinusoids` makes curves to regress.
-To :func:`tlbook.training.steps` a task is one example of a batch, so meta-learning (元学习) needs
-no loop of its own: :func:`prototypical`, :func:`maml` and :func:`reptile` are losses. Their batches
-hold four columns::
+To :func:`tlbook.training.steps` a task is one example of a batch, so meta-learning needs no loop of
+its own: :func:`prototypical`, :func:`maml` and :func:`reptile` are losses. Their batches hold four
+columns::
 
     support_x (tasks, n, ...)   support_y (tasks, n, ...)   labels 0 ... ways - 1, or values
     query_x   (tasks, m, ...)   query_y   (tasks, m, ...)
@@ -83,7 +83,7 @@ def split_classes(
     return Split(*rows)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Episodes:
     """Tasks of ``ways`` classes with ``shots`` labeled examples of each, drawn from a labeled set.
 

@@ -1,4 +1,4 @@
-"""Several tasks at once, over shared layers (multi-task learning, 多任务学习).
+"""Several tasks at once, over shared layers (multi-task learning, 多任务学习, S16).
 
 :class:`MultiTask` is one encoder under a head for each task, and :func:`multitask` its loss: hard
 parameter sharing (Caruana 1997, *Multitask Learning*, Machine Learning 28). A batch holds, besides
@@ -177,7 +177,9 @@ def pcgrad(weights: Mapping[str, float], seed: int | None = 0) -> Loss:
 
     def loss_fn(model, batch):
         if getattr(model, "encoder", None) is None:
-            raise ValueError("the tasks share no encoder, so there is nothing to project")
+            raise ValueError(
+                "only tasks that share an encoder conflict: give a MultiTask in one process"
+            )
         losses = task_losses(model, batch, weights)
         shared = [p for p in model.encoder.parameters() if p.requires_grad]
         gradients = task_gradients(losses, shared)
