@@ -8,7 +8,14 @@ from scipy.stats import norm
 from sklearn.metrics import balanced_accuracy_score
 
 from tlbook import data, experiment
-from tlbook.experiment import Comparison, Effect, balanced_accuracy, compare, recorded
+from tlbook.experiment import (
+    Comparison,
+    Effect,
+    balanced_accuracy,
+    compare,
+    episode_accuracy,
+    recorded,
+)
 
 
 def runs(rng, seeds: int, n: int, skills=(1.0, 0.8)):
@@ -341,3 +348,88 @@ def test_worth_of_a_control_that_falls_again():
     """The smallest number of labels that is enough counts."""
     effect = worth_of((0.8, 0, 0), (0.6, 0.9, 0.7))
     assert 4 < effect.low < effect.high < 16
+
+
+# --- few-shot episodes ------------------------------------------------------------------------
+
+
+def episodes(rng, number=100, classes=12, ways=5, queries=10, skill=1.0, runs=(), luck=0.3):
+    """Scores (*runs, number, ways); a class has a difficulty, an episode luck, a run skill."""
+    difficulty, luck = rng.normal(size=classes), luck * rng.normal(size=(number, 1))
+    met = np.stack([rng.permutation(classes)[:ways] for _ in range(number)])
+    ability = skill + 0.4 * rng.normal(size=(*runs, 1, 1)) if runs else skill
+    return rng.binomial(queries, norm.cdf(ability + difficulty[met] + luck)) / queries, met
+
+
+def naive(scores, met, control=None, resamples=2000):
+    """The mean and the limits of the bootstrap in plain loops, with lists of what was drawn."""
+    rng = np.random.default_rng(5)
+    found, labels = [], np.unique(met)
+    for _ in range(resamples):
+        drawn = rng.choice(labels, len(labels)).tolist()
+        times = np.array([[drawn.count(c) for c in row] for row in met])
+        rows = rng.integers(0, len(met), len(met))
+        seeds = rng.integers(0, len(scores), len(scores))
+        part = scores[seeds].mean(0)[rows]
+        found.append((part * times[rows]).sum() / times[rows].sum())
+    return scores.mean(), *np.quantile(found, [0.025, 0.975])
+
+
+@pytest.mark.parametrize("runs", [(), (5,)])
+@pytest.mark.parametrize("luck", [0.3, 2.0])
+def test_intervals_over_episodes_equal_plain_resampling(runs, luck):
+    scores, met = episodes(np.random.default_rng(0), number=25, runs=runs, luck=luck)
+    effect = episode_accuracy(scores, met)
+    expected = naive(scores.reshape(-1, 25, 5), met)
+    assert (effect.value, effect.low, effect.high) == pytest.approx(expected, abs=0.012)
+    assert effect.value == pytest.approx(scores.mean(), abs=1e-12)
+    assert effect.seeds == (5 if runs else 25)
+    assert effect == episode_accuracy(scores, met)
+
+
+def test_more_episodes_of_the_same_classes_do_not_make_a_result_sure():
+    scores, met = episodes(np.random.default_rng(1), number=50)
+    few, many = (episode_accuracy(np.tile(scores, (k, 1)), np.tile(met, (k, 1))) for k in (1, 20))
+    by_episodes = 2 * 1.96 * scores.mean(1).std() / np.sqrt(20 * 50)
+    assert many.high - many.low > max(0.7 * (few.high - few.low), 5 * by_episodes)
+
+
+def test_a_gain_over_episodes_is_paired():
+    rng = np.random.default_rng(2)
+    scores, met = episodes(rng)
+    control = np.clip(scores - 0.05 - 0.02 * rng.normal(size=scores.shape), 0, 1)
+    gain = episode_accuracy(scores, met, control)
+    assert gain.value == pytest.approx((scores - control).mean())
+    assert gain.low > 0
+    alone = episode_accuracy(scores, met)
+    assert gain.high - gain.low < 0.3 * (alone.high - alone.low)
+
+
+@pytest.mark.parametrize("runs", [(), (5,)])
+def test_intervals_over_episodes_cover_the_truth(runs):
+    """Of new classes (and seeds), where the usual interval over episodes is far too sure."""
+    rng = np.random.default_rng(3)
+    truth = norm.cdf(1 / np.sqrt(1 + 1 + 0.3**2 + (0.4**2 if runs else 0)))
+    ours, usual = [], []
+    for _ in range(200):
+        scores, met = episodes(rng, classes=20, runs=runs)
+        effect = episode_accuracy(scores, met, resamples=400)
+        ours.append(effect.low <= truth <= effect.high)
+        means = scores.reshape(-1, 100, 5).mean((0, 2))
+        usual.append(abs(means.mean() - truth) < 1.96 * means.std() / np.sqrt(len(means)))
+    assert 0.88 <= np.mean(ours) <= 0.995
+    assert np.mean(usual) < 0.7
+
+
+def test_scores_that_allow_no_interval_are_refused():
+    scores, met = episodes(np.random.default_rng(4))
+    for arguments, message in (
+        ((scores, met[:-1]), "do not fit classes"),
+        ((scores[0], met), "do not fit classes"),
+        ((scores, met, scores[:-1]), "control has shape"),
+        ((scores[:9], met[:9]), "at least 10 episodes"),
+        ((scores, np.zeros_like(met)), "at least 10 episodes and 2 classes, got 100 and 1"),
+        ((scores[None], met), "a single run is never a result"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            episode_accuracy(*arguments)

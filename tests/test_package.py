@@ -14,16 +14,10 @@ FOLDER = Path(tlbook.__file__).parent
 FLOORS = [
     {"cache", "assets", "data", "hubs", "networks", "pretrained", "savedmodels"},
     {
-        "adversarial",
-        "augment",
-        "features",
-        "freezing",
-        "keras",
-        "objectives",
-        "pretraining",
-        "training",
+        *("adversarial", "augment", "features", "freezing", "keras", "meta", "multitask"),
+        *("objectives", "pretraining", "training"),
     },
-    {"experiment", "claims", "plots", "publish"},
+    {"claims", "experiment", "plots", "publish"},
 ]
 
 

@@ -97,6 +97,80 @@ def balanced_accuracy(
     return _interval(lambda scores: scores[0], y, gain[None], groups, level, resamples)
 
 
+def episode_accuracy(
+    scores: np.ndarray,
+    classes: np.ndarray,
+    control: np.ndarray | None = None,
+    *,
+    level: float = 0.95,
+    resamples: int = 2000,
+) -> Effect:
+    """Accuracy over few-shot episodes, or the gain over a control on the same ones, with interval.
+
+    Episodes can be drawn without end from a test set that stays small, so an interval over
+    episodes alone comes out too narrow (Lafargue et al. 2024, arXiv 2409.02850). What varies is
+    resampled here, each independently of the others, as in :func:`balanced_accuracy`: the episodes
+    (which classes meet, which examples are labeled), the classes with all of their examples, and
+    the runs, if there are several. Percentile limits. Below some twenty test classes they come out
+    a little narrow: with ten, simulated 95 % intervals held the truth in 88 % of cases.
+
+    Parameters
+    ----------
+    scores : (episodes, ways) share right of each class, as :func:`tlbook.meta.score_episodes`
+        returns it; (runs, episodes, ways) for networks that were trained with several seeds.
+        ``seeds`` of the result counts the runs, or the episodes where there is no axis of runs
+    classes : (episodes, ways) which class each is of
+    control : scores of another learner on the same episodes; the result is then the difference
+
+    Raises
+    ------
+    ValueError : shapes do not match, or there are fewer than two runs, ten episodes or two classes
+    """
+    scores = np.asarray(scores, dtype=float)
+    classes, label = np.unique(classes, return_inverse=True)
+    if scores.ndim not in (2, 3) or scores.shape[-2:] != label.shape:
+        raise ValueError(f"scores of shape {scores.shape} do not fit classes {label.shape}")
+    if label.shape[0] < 10 or len(classes) < 2:
+        raise ValueError(
+            f"an interval needs at least 10 episodes and 2 classes, got {label.shape[0]} and "
+            f"{len(classes)}"
+        )
+    if control is not None:
+        if np.shape(control) != scores.shape:
+            raise ValueError(f"control has shape {np.shape(control)}, not {scores.shape}")
+        scores = scores - control
+    if scores.ndim == 3 and len(scores) < 2:
+        raise ValueError("runs need at least two seeds: a single run is never a result")
+    seeds = len(scores)
+    if scores.ndim == 2:  # twice, because scipy resamples no sample of one; it changes nothing
+        scores = np.stack([scores, scores])
+    # by[r, e, c]: what run r scored on class c in episode e; met[e, c]: whether it was there
+    n = (len(scores), len(label), len(classes))
+    by, met = np.zeros(n), np.zeros(n[1:])
+    episodes = np.arange(len(label))[:, None]
+    by[:, episodes, label], met[episodes, label] = scores, 1
+
+    def mean(*rows: np.ndarray, axis: int = -1) -> np.ndarray:
+        runs, episodes, classes = map(_times_drawn, rows, n)
+        over_runs = np.tensordot(runs / n[0], by, 1)
+        total = np.einsum("be,bec,bc->b", episodes, over_runs, classes, optimize=True)
+        return total / np.einsum("be,ec,bc->b", episodes, met, classes, optimize=True)
+
+    every = [np.arange(count) for count in n]
+    limits = bootstrap(
+        every,
+        mean,
+        n_resamples=resamples,
+        batch=100,
+        method="percentile",
+        confidence_level=level,
+        vectorized=True,
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    value = mean(*(rows[None] for rows in every))[0]
+    return Effect(float(value), float(limits.low), float(limits.high), seeds, level)
+
+
 def _interval(
     statistic: Callable[[np.ndarray], np.ndarray],
     y: np.ndarray,

@@ -216,6 +216,7 @@ def steps(
     Parameters
     ----------
     model, optimizer : frozen parts stay in eval mode (:mod:`tlbook.freezing`)
+    batches : or the :class:`tlbook.meta.Episodes` of meta-learning, where a task is an example
     loss_fn : ``loss_fn(model, batch) -> (mean loss, logs)``, see :mod:`tlbook.objectives`
     schedule : factor of each group's learning rate, from :func:`constant` or
         :func:`warmup_linear`
