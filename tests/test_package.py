@@ -13,8 +13,17 @@ FOLDER = Path(tlbook.__file__).parent
 #: The floors of the package: a module imports from its own floor and from those below it.
 FLOORS = [
     {"cache", "assets", "data", "hubs", "networks", "pretrained", "savedmodels"},
-    {"adversarial", "augment", "features", "freezing", "keras", "objectives", "training"},
-    {"experiment", "claims", "plots", "publish"},
+    {
+        "adversarial",
+        "augment",
+        "features",
+        "freezing",
+        "keras",
+        "objectives",
+        "training",
+        "weighting",
+    },
+    {"experiment", "claims", "plots", "publish", "selection"},
 ]
 
 
@@ -25,7 +34,9 @@ def test_importing_the_package_is_cheap():
     assert not loaded & {"numpy", "torch", "tensorflow", "transformers", "sklearn", "matplotlib"}
 
 
-@pytest.mark.parametrize("module", ["data", "experiment", "claims", "plots", "assets", "hubs"])
+@pytest.mark.parametrize(
+    "module", ["data", "experiment", "claims", "plots", "assets", "hubs", "weighting", "selection"]
+)
 def test_modules_without_networks_load_no_framework(module):
     code = f"import sys, tlbook.{module}; print(*sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
