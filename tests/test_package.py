@@ -15,9 +15,9 @@ FLOORS = [
     {"cache", "assets", "data", "hubs", "networks", "pretrained", "savedmodels"},
     {
         *("adversarial", "augment", "features", "freezing", "keras", "meta", "multitask"),
-        *("objectives", "pretraining", "training"),
+        *("objectives", "pretraining", "training", "weighting"),
     },
-    {"claims", "experiment", "plots", "publish"},
+    {"claims", "experiment", "plots", "publish", "selection"},
 ]
 
 
@@ -28,7 +28,9 @@ def test_importing_the_package_is_cheap():
     assert not loaded & {"numpy", "torch", "tensorflow", "transformers", "sklearn", "matplotlib"}
 
 
-@pytest.mark.parametrize("module", ["data", "experiment", "claims", "plots", "assets", "hubs"])
+@pytest.mark.parametrize(
+    "module", ["data", "experiment", "claims", "plots", "assets", "hubs", "weighting", "selection"]
+)
 def test_modules_without_networks_load_no_framework(module):
     code = f"import sys, tlbook.{module}; print(*sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
