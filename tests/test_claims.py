@@ -142,6 +142,53 @@ def test_tables_go_with_the_record(measured, shown):
         claims.keep("../a", pd.DataFrame())
 
 
+def documented(x):
+    """Two lines
+
+    and a docstring."""
+    # a comment
+    text = """of two
+    lines"""
+
+    return text, x
+
+
+class Method:
+    """Nothing."""
+
+    def call(self):
+        return (
+            1,  # on a line
+        )
+
+
+def test_lines_of_code_hold_code():
+    assert claims.lines_of_code(documented) == 4
+    assert claims.lines_of_code(Method) == 5
+    assert claims.lines_of_code(Method.call) == 4
+
+
+def test_methods_of_all_chapters_share_one_table(measured, shown):
+    def executed(name, gain, code):
+        claims.method(
+            name, Effect(gain, 0, 0.2, 5), control="none", setting="a, b", cpu_seconds=2, code=code
+        )
+        output = v4.new_output("display_data", data=shown[-1])
+        return v4.new_notebook(cells=[v4.new_code_cell("...", outputs=[output])])
+
+    late = executed("late", 0.1, [documented, Method])
+    early = executed("early", -1 / 3, documented)
+    assert "points over none" in shown[-1]["text/markdown"]
+    ledger.collect({"10-b": late, "09-a": early})
+    ledger.accept()
+    rows = (ledger.TABLES / "methods.csv").read_text().splitlines()
+    assert rows == [
+        "chapter,method,setting,control,gain,low,high,seeds,cpu_seconds,lines_of_code",
+        '09-a,early,"a, b",none,-0.3333,0,0.2,5,2,4',
+        '10-b,late,"a, b",none,0.1,0,0.2,5,2,9',
+    ]
+
+
 def test_two_findings_in_one_setting_are_refused(measured):
     with pytest.raises(ValueError, match="two findings in 'here'"):
         measured(("C2", 0.2, 0.1, "here"), ("C2", 0.3, 0.1, "here"))

@@ -3,11 +3,17 @@
 A chapter records each number it wants to name, and states each finding with its effect. Both
 travel in the outputs of the executed chapter: the book's prose shows the numbers, and the build
 collects the findings into the ledger ``results/claims.json``. Tables behind a figure travel the
-same way, to ``results/tables``.
+same way, to ``results/tables``, and so does what each method gained: one table of all chapters.
 """
 
+import ast
+import inspect
+import io
 import re
+import textwrap
+import tokenize
 import tomllib
+from collections.abc import Callable
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -21,6 +27,8 @@ from tlbook.experiment import Effect
 FINDING = "application/vnd.tlbook.finding+json"
 #: The type of the output that carries a table.
 TABLE = "application/vnd.tlbook.table+json"
+#: The type of the output that carries what a method gained.
+METHOD = "application/vnd.tlbook.method+json"
 
 #: Every number recorded in this process, by name.
 recorded: dict[str, float | str] = {}
@@ -76,6 +84,59 @@ def keep(name: str, table: pd.DataFrame) -> None:
     content = {"name": name, "csv": table.to_csv(index=False, float_format="%.6g")}
     shown = {"text/html": table.round(3).to_html(index=False), "text/plain": table.to_string()}
     display({TABLE: content} | shown, raw=True)
+
+
+def method(
+    name: str,
+    gain: Effect,
+    *,
+    control: str,
+    setting: str,
+    cpu_seconds: float,
+    code: Callable | list[Callable],
+) -> None:
+    """State what a method gained over its control: one line of the table that chapters share.
+
+    Parameters
+    ----------
+    gain : over the control, a share such as a difference of accuracies
+    control, setting : what it is compared with, and on what, in a few words
+    cpu_seconds : of one run of the method
+    code : the functions and classes that are the method; their lines of code are counted
+    """
+    parts = code if isinstance(code, list) else [code]
+    data = {
+        "method": name,
+        "setting": setting,
+        "control": control,
+        "gain": gain.value,
+        "low": gain.low,
+        "high": gain.high,
+        "seeds": gain.seeds,
+        "cpu_seconds": cpu_seconds,
+        "lines_of_code": sum(map(lines_of_code, parts)),
+    }
+    sentence = (
+        f"**{name}**, {setting}: {gain} points over {control} "
+        f"({gain.level:.0%} interval, {gain.seeds} seeds), {cpu_seconds:.2g} CPU seconds, "
+        f"{data['lines_of_code']} lines of code"
+    )
+    display({METHOD: data, "text/markdown": sentence, "text/plain": sentence}, raw=True)
+
+
+def lines_of_code(part: Callable) -> int:
+    """Lines of a function's or class's source that hold code: no comments, docstrings, blanks."""
+    source = textwrap.dedent(inspect.getsource(part))
+    lines = set()
+    ignored = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type not in ignored | {tokenize.ENDMARKER}:
+            lines |= set(range(token.start[0], token.end[0] + 1))
+    for node in ast.walk(ast.parse(source)):
+        documented = isinstance(node, ast.FunctionDef | ast.ClassDef)
+        if documented and ast.get_docstring(node) is not None:
+            lines -= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
+    return len(lines)
 
 
 def verdict(effect: Effect) -> str:

@@ -3,16 +3,18 @@
 Chapters state findings (:func:`tlbook.claims.finding`). The build gathers them from the executed
 notebooks into ``_build/claims.json``; ``results/claims.json`` is the committed record. The check
 compares the two, and ``python -m tools.ledger`` accepts what was measured as the new record. The
-README's figure and the tables behind figures (:func:`tlbook.claims.keep`) go the same way.
+README's figure, the tables behind figures (:func:`tlbook.claims.keep`) and the table of methods
+(:func:`tlbook.claims.method`) go the same way.
 """
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
 
+import pandas as pd
 from nbformat import NotebookNode
 
-from tlbook.claims import FINDING, TABLE, table
+from tlbook.claims import FINDING, METHOD, TABLE, table
 
 MEASURED = Path("_build/claims.json")
 RECORD = Path("results/claims.json")
@@ -23,6 +25,8 @@ FIGURE = Path("results/figures/five-minutes.svg")
 #: Tables that chapters keep, as measured and on record.
 MEASURED_TABLES = Path("_build/tables")
 TABLES = Path("results/tables")
+#: The name of the table that holds a line for each method.
+METHODS = "methods"
 
 
 def collect(executed: Mapping[str, NotebookNode]) -> None:
@@ -42,8 +46,16 @@ def collect(executed: Mapping[str, NotebookNode]) -> None:
     MEASURED.write_text(_dumps(dict(sorted(ledger.items(), key=lambda item: int(item[0][1:])))))
     for figure in _readme_figures(executed):
         MEASURED_FIGURE.write_text(figure)
-    tables = [kept for notebook in executed.values() for kept in _carried(notebook, TABLE)]
-    _write_tables(MEASURED_TABLES, {kept["name"]: kept["csv"] for kept in tables})
+    kept = [kept for notebook in executed.values() for kept in _carried(notebook, TABLE)]
+    tables = {table["name"]: table["csv"] for table in kept}
+    methods = [
+        {"chapter": chapter} | data
+        for chapter, notebook in sorted(executed.items())
+        for data in _carried(notebook, METHOD)
+    ]
+    if methods:
+        tables[METHODS] = pd.DataFrame(methods).to_csv(index=False, float_format="%.4g")
+    _write_tables(MEASURED_TABLES, tables)
 
 
 def overall(findings: list[dict]) -> str:
