@@ -183,9 +183,9 @@ def test_methods_of_all_chapters_share_one_table(measured, shown):
     ledger.accept()
     rows = (ledger.TABLES / "methods.csv").read_text().splitlines()
     assert rows == [
-        "chapter,method,setting,control,gain,low,high,seeds,cpu_seconds,lines_of_code",
-        '09-a,early,"a, b",none,-0.3333,0,0.2,5,2,4',
-        '10-b,late,"a, b",none,0.1,0,0.2,5,2,9',
+        "chapter,method,setting,control,gain,low,high,unit,seeds,cpu_seconds,lines_of_code",
+        '09-a,early,"a, b",none,-0.3333,0,0.2,points,5,2,4',
+        '10-b,late,"a, b",none,0.1,0,0.2,points,5,2,9',
     ]
 
 

@@ -246,7 +246,7 @@ def test_caption_of_a_drawn_figure_follows_it(book):
 def test_first_cell_installs_the_package_from_the_configured_repository(book):
     path = book.chapters[0]
     setup = nbformat.reads(export.export(book, path), as_version=4).cells[0]
-    assert '%pip install -q "tlbook @ git+https://github.com/sample/book@main"' in setup.source
+    assert '%pip install -q "tlbook[ot] @ git+https://github.com/sample/book@main"' in setup.source
     assert setup.metadata.jupyter.source_hidden
 
 

@@ -94,6 +94,7 @@ def method(
     setting: str,
     cpu_seconds: float,
     code: Callable | list[Callable],
+    unit: str = "points",
 ) -> None:
     """State what a method gained over its control: one line of the table that chapters share.
 
@@ -103,6 +104,7 @@ def method(
     control, setting : what it is compared with, and on what, in a few words
     cpu_seconds : of one run of the method
     code : the functions and classes that are the method; their lines of code are counted
+    unit : of a hundredth of the gain
     """
     parts = code if isinstance(code, list) else [code]
     data = {
@@ -112,12 +114,13 @@ def method(
         "gain": gain.value,
         "low": gain.low,
         "high": gain.high,
+        "unit": unit,
         "seeds": gain.seeds,
         "cpu_seconds": cpu_seconds,
         "lines_of_code": sum(map(lines_of_code, parts)),
     }
     sentence = (
-        f"**{name}**, {setting}: {gain} points over {control} "
+        f"**{name}**, {setting}: {gain} {unit} over {control} "
         f"({gain.level:.0%} interval, {gain.seeds} seeds), {cpu_seconds:.2g} CPU seconds, "
         f"{data['lines_of_code']} lines of code"
     )

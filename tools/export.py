@@ -32,12 +32,12 @@ from tools.source import Book, Directive, SourceError, directive
 
 SETUP = """\
 #@title Set up (does nothing outside Colab)
-# Colab lacks the book's package. Without its extras, Colab's own torch and tensorflow stay.
+# Colab lacks the book's package. Without more of its extras, Colab's own torch and tensorflow stay.
 import importlib.util
 import sys
 
 if "google.colab" in sys.modules and importlib.util.find_spec("tlbook") is None:
-    %pip install -q "tlbook @ git+{url}@{branch}"
+    %pip install -q "tlbook[ot] @ git+{url}@{branch}"
 """
 FOLDED = {"cellView": "form", "jupyter": {"source_hidden": True}}
 FOLDING_TAGS = {"hide-input", "hide-cell", "remove-input", "remove-cell", "solution"}

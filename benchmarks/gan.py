@@ -1,0 +1,108 @@
+"""GANs on emoji, five seeds of each kind: does the game go on, and do the drawings vary?
+
+``python -m benchmarks.gan`` trains the generator of :mod:`tlbook.networks` on emoji of 32 x 32
+pixels, against the encoder of ``pretrain("GAN", ...)`` and against the ``Discriminator`` of a
+DCGAN, and writes ``results/benchmarks/gan.json``. The images are those that the pretraining
+chapters train on: all variants of labeled emoji but those of which the chapters hold a variant out.
+
+A run has *diverged* if a loss is not finite, if the discriminator has won (over the last quarter
+of the epochs its loss is within a tenth of that of one that is never wrong), or if the generator
+has collapsed (its drawings vary less than a tenth as much as the images do).
+"""
+
+import argparse
+import math
+
+import numpy as np
+import torch
+from torch import nn
+
+from benchmarks import save
+from tlbook import data
+from tlbook.adversarial import diversity, gan_steps
+from tlbook.networks import Discriminator, Generator
+from tlbook.pretraining import pixels, pretrain
+from tlbook.training import Batches
+
+SIZE, SMOOTHING = 128, 0.1
+#: The discriminator's loss where it is never wrong: with smoothing, real images count as 0.9 real
+WON = -SMOOTHING * math.log(SMOOTHING) - (1 - SMOOTHING) * math.log(1 - SMOOTHING)
+GUESSED = 2 * math.log(2)  # and where it does not know
+
+
+def emoji() -> tuple[np.ndarray, np.ndarray]:
+    """Images to train on, and held-out ones."""
+    labeled, pool = data.emoji("twemoji", size=32), data.emoji_unlabeled("twemoji", size=32)
+    parts = data.split(labeled, test=1 / 4, validation=1 / 6)
+    held_out = np.concatenate([parts.validation, parts.test])
+    rows = data.apart_from(pool, labeled.groups[held_out])
+    rows = rows[np.isin(pool.groups[rows], labeled.groups)]
+    return pool.x[rows], labeled.x[held_out]
+
+
+def with_encoder(images: np.ndarray, epochs: int, seed: int) -> tuple[Generator, nn.Module, list]:
+    found = pretrain("GAN", images, epochs=epochs, size=SIZE, seed=seed, progress=False)
+    discriminator = nn.Sequential(found.encoder, found.head, nn.Flatten(0))
+    return found.generator, discriminator, found.losses.tolist()
+
+
+def with_dcgan(images: np.ndarray, epochs: int, seed: int) -> tuple[Generator, nn.Module, list]:
+    torch.manual_seed(seed)
+    networks = Generator(size=32, width=16), Discriminator(size=32, width=16)
+    optimizers = [torch.optim.Adam(n.parameters(), 1e-3, betas=(0.5, 0.999)) for n in networks]
+    batches = Batches({"x": pixels(images)}, SIZE, epochs, seed=seed)
+    steps = gan_steps(*networks, batches, *optimizers, smoothing=SMOOTHING, seed=seed)
+    losses = [step.discriminator_loss for step in steps]
+    return *(n.eval() for n in networks), np.reshape(losses, (epochs, -1)).mean(1).tolist()
+
+
+KINDS = {"encoder": with_encoder, "DCGAN": with_dcgan}
+
+
+@torch.inference_mode()
+def troubles(generator: Generator, losses: list[float], images: np.ndarray) -> dict:
+    """What the run came to, and the names of what went wrong."""
+    noise = torch.randn(256, generator.latent, generator=torch.Generator().manual_seed(0))
+    varied = diversity(generator(noise), pixels(images[:256]))
+    last = float(np.mean(losses[-max(1, len(losses) // 4) :]))
+    signs = {
+        "not finite": not np.isfinite(losses).all(),
+        "discriminator won": last < WON + 0.1 * (GUESSED - WON),
+        "collapsed": varied < 0.1,
+    }
+    found = [name for name, seen in signs.items() if seen]
+    return {"diversity": round(varied, 3), "last_loss": round(last, 3), "troubles": found}
+
+
+@torch.inference_mode()
+def told_apart(generator: Generator, discriminator: nn.Module, images: np.ndarray) -> float:
+    """Share of generated and of held-out images, in equal parts, that the discriminator names."""
+    noise = torch.randn(len(images), generator.latent, generator=torch.Generator().manual_seed(1))
+    right = [discriminator(pixels(images)) > 0, discriminator(generator(noise)) < 0]
+    return torch.cat(right).float().mean().item()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--seeds", type=int, default=5)
+    arguments = parser.parse_args()
+    images, held_out = emoji()
+    figures = {"images": len(images), "epochs": arguments.epochs, "won": round(WON, 3)}
+    figures["guessed"] = round(GUESSED, 3)
+    for kind, train in KINDS.items():
+        runs = []
+        for seed in range(arguments.seeds):
+            generator, discriminator, losses = train(images, arguments.epochs, seed)
+            run = {"seed": seed} | troubles(generator, losses, images)
+            run["told_apart"] = round(told_apart(generator, discriminator, held_out), 3)
+            runs.append(run)
+            print(f"{kind:8}{run}", flush=True)
+        sound = sum(not run["troubles"] for run in runs)
+        figures[kind] = {"without_trouble": f"{sound} of {len(runs)}", "runs": runs}
+        print(f"{kind:8}{sound} of {len(runs)} without trouble")
+    print(save("gan", figures, ["torch", "numpy"]))
+
+
+if __name__ == "__main__":
+    main()
