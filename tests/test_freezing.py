@@ -11,6 +11,7 @@ from tlbook.freezing import (
     bias_only,
     describe,
     discriminative,
+    eval_mode,
     head_only,
     last_layers,
     param_groups,
@@ -152,6 +153,16 @@ def test_frozen_dropout_is_off_and_the_rest_on():
     assert not any(module.training for module in model.bert.embeddings.modules())
     assert all(module.training for module in layers[2].modules())
     assert model.dropout.training  # between the trained pooler and head
+
+
+def test_eval_mode_ends_with_the_block_also_by_an_error():
+    model = convolutional().train()
+    model.body[1].eval()
+    modes = [module.training for module in model.modules()]
+    with pytest.raises(RuntimeError, match="inside"), eval_mode(model):
+        assert not any(module.training for module in model.modules())
+        raise RuntimeError("inside")
+    assert [module.training for module in model.modules()] == modes
 
 
 def test_a_model_with_nothing_frozen_is_all_in_training_mode():

@@ -173,6 +173,16 @@ def test_every_weight_is_reached_and_seeded(build, inputs):
     torch.testing.assert_close(*outputs)
 
 
+def test_an_auxiliary_module_is_part_of_the_model_but_not_of_its_outputs():
+    network, auxiliary = networks.MLP([3, 4, 2]), nn.Linear(4, 1)
+    model, x = networks.WithAuxiliary(network, auxiliary), torch.randn(5, 3)
+    assert torch.equal(model(x), network(x))
+    assert torch.equal(model(input=x), network(x))
+    assert {id(p) for p in model.parameters()} == {
+        id(p) for part in (network, auxiliary) for p in part.parameters()
+    }
+
+
 def test_mlp_is_linear_layers_with_relu_between_them():
     mlp = networks.MLP([3, 4, 2])
     x = torch.randn(5, 3)

@@ -4,17 +4,24 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import softmax
+from scipy.stats import entropy
 from sklearn.metrics import log_loss
 from torch import nn
 from torch.nn import functional as F
 
 from tlbook.augment import two_views
 from tlbook.freezing import ALL, param_groups
-from tlbook.networks import MLP, ConvDecoder, ConvEncoder, mini_bert
+from tlbook.networks import MLP, ConvDecoder, ConvEncoder, WithAuxiliary, mini_bert
 from tlbook.objectives import (
+    activations,
+    apart,
+    auxiliary_of,
     classification,
     denoising,
+    domains,
+    entropy_minimization,
     hidden_patches,
+    joint,
     l2_sp,
     mask_tokens,
     masked_lm,
@@ -23,7 +30,7 @@ from tlbook.objectives import (
     reconstruction,
     simclr,
 )
-from tlbook.training import Batches, steps
+from tlbook.training import Batches, Pairs, evaluate, steps
 
 from .test_training import linear, sentences, tiny_bert, vectors
 
@@ -85,6 +92,182 @@ def test_l2_sp_leaves_the_head_and_what_is_frozen_alone():
     with torch.no_grad():
         model["free"].bias += 1
     assert anchored(model, {})[1]["distance"] == pytest.approx(2)
+
+
+# --- layers on the way --------------------------------------------------------------------------
+
+
+def test_activations_are_what_the_layers_put_out():
+    model, x = MLP([3, 5, 4, 2]), torch.randn(6, 3)
+    logits, (last, first) = activations(model, {"x": x, "labels": None}, ["3", "0"])
+    assert torch.equal(logits, model(x))
+    assert torch.equal(first, model[0](x))
+    assert torch.equal(last, model[3](model[2](model[1](first))))
+    assert not any(module._forward_hooks for module in model.modules())
+    bert, batch = tiny_bert(), next(iter(Batches(sentences(4), size=4)))
+    logits, (pooled,) = activations(bert, batch, ["bert.pooler"])
+    torch.testing.assert_close(bert.classifier(pooled), logits)
+
+
+def test_activations_pass_through_what_wraps_a_model():
+    class DataParallel(nn.Module):  # names its parts as torch does for several processes
+        def __init__(self, module):
+            super().__init__()
+            self.module = module
+
+        def forward(self, x):
+            return self.module(x)
+
+    model, x = MLP([3, 5, 2]), torch.randn(6, 3)
+    _, (found,) = activations(DataParallel(model), {"x": x}, ["1"])
+    assert torch.equal(found, model[1](model[0](x)))
+    with pytest.raises(ValueError, match=r"use tlbook\.networks\.WithAuxiliary"):
+        auxiliary_of(DataParallel(WithAuxiliary(model, model)))
+
+
+def test_layers_that_cannot_be_looked_at_are_named():
+    bert, batch = tiny_bert(), next(iter(Batches(sentences(4), size=4)))
+    with pytest.raises(ValueError, match=r"no layer \['body'\]"):
+        activations(bert, batch, ["bert.pooler", "body"])
+    with pytest.raises(ValueError, match="'bert' puts out a BaseModelOutput"):
+        activations(bert, batch, ["bert"])
+    with pytest.raises(RuntimeError):
+        activations(model := MLP([3, 2]), {"x": torch.randn(2, 4)}, ["0"])
+    assert not model[0]._forward_hooks  # also after a pass that failed
+
+
+# --- two domains --------------------------------------------------------------------------------
+
+
+def both_domains(seed: int = 0) -> dict[str, torch.Tensor]:
+    source = {f"source_{name}": column for name, column in vectors(20, seed=seed + 1).items()}
+    return tensors(vectors(20, seed=seed) | source | {"progress": np.full(20, 0.25)})
+
+
+def test_columns_are_told_apart_by_their_names():
+    batch = both_domains()
+    target, source = domains(batch)
+    assert set(target) == set(source) == {"x", "labels"}
+    assert target["x"] is batch["x"]
+    assert source["x"] is batch["source_x"]
+    assert set(batch) == {"x", "labels", "source_x", "source_labels", "progress"}
+    own, other = apart({"x": 1, "teacher_logits": 2}, "teacher_")
+    assert (own, other) == ({"x": 1}, {"logits": 2})
+    with pytest.raises(ValueError, match=r"a batch of x, labels has no column source_\.\.\."):
+        domains(tensors(vectors(3)))
+
+
+@pytest.mark.parametrize(("weight", "now"), [(0.7, 0.7), (lambda progress: 1 - progress, 0.75)])
+def test_joint_is_the_sum_of_both_losses(weight, now):
+    model, batch = linear(), both_domains()
+    loss, logs = joint(classification(), classification(0.1), weight)(model, batch)
+    target, found = classification()(model, tensors(vectors(20)))
+    source, other = classification(0.1)(model, tensors(vectors(20, seed=1)))
+    assert loss.item() == pytest.approx((target + now * source).item())
+    assert logs == {**found, "source_accuracy": other["accuracy"], "weight": now}
+    for negative in (-1.0, lambda progress: progress - 1, float("nan")):
+        with pytest.raises(ValueError, match="must not be negative"):
+            joint(classification(), classification(), negative)(model, batch)
+    del batch["progress"]
+    with pytest.raises(ValueError, match=r"use tlbook\.training\.Pairs"):
+        joint(classification(), classification(), lambda progress: 1)(model, batch)
+
+
+def trained(loss_fn, batches, model: nn.Module, **options) -> torch.Tensor:
+    """All that training leaves, with the statistics of batch normalization."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in steps(model, loss_fn, batches, optimizer, **options):
+        pass
+    return torch.cat([tensor.flatten().float() for tensor in model.state_dict().values()])
+
+
+def test_a_source_that_weighs_nothing_is_not_looked_at():
+    """Formula F4 with 0 is fine-tuning alone: the same weights and statistics, bit for bit."""
+
+    def network():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+
+    source = vectors(64, seed=1)
+    pairs = Pairs(vectors(64), 16, 2, source={**source, "x": source["x"] + np.float32(9)})
+    alone = trained(classification(), Batches(vectors(64), 16, 2), network())
+    loss_fn = classification()
+    assert torch.equal(trained(joint(loss_fn, loss_fn, 0.0), pairs, network()), alone)
+    assert not torch.allclose(trained(joint(loss_fn, loss_fn, 1.0), pairs, network()), alone)
+
+
+def test_a_joint_loss_may_be_cut_into_parts(monkeypatch):
+    pairs = Pairs(sentences(20), 10, source=sentences(40, seed=1))
+    loss_fn = joint(classification(), classification(), 0.5)
+    whole = trained(loss_fn, pairs, tiny_bert(), whole=True)
+    monkeypatch.setattr("tlbook.training.TOKENS", 90)
+    torch.testing.assert_close(trained(loss_fn, pairs, tiny_bert()), whole, atol=1e-5, rtol=1e-4)
+
+
+def few_and_many(seed: int, related: bool) -> tuple[dict, dict, dict]:
+    """Six labeled rows of the target in 20 dimensions, 300 of the source, 500 for the test."""
+    rng = np.random.default_rng(seed)
+    direction, other = rng.normal(size=(2, 20))
+
+    def rows(n, direction):
+        x = rng.normal(size=(n, 20))
+        return {"x": x.astype(np.float32), "labels": (x @ direction > 0).astype(np.int64)}
+
+    source = rows(300, direction + 0.3 * other if related else -direction)
+    return rows(6, direction), source, rows(500, direction)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_source_helps_few_labels_if_it_is_related(seed):
+    scores = {}
+    for related in (True, False):
+        target, source, test = few_and_many(seed, related)
+        for weight in (0.0, 1.0):
+            model = linear(20, seed)
+            loss_fn = joint(classification(), classification(), weight)
+            trained(loss_fn, Pairs(target, 16, 10, source=source), model)
+            scores[related, weight] = evaluate(model, Batches(test, 500, seed=None))
+    assert scores[True, 1.0] > scores[True, 0.0] + 0.1
+    assert scores[False, 1.0] < scores[False, 0.0] - 0.1  # negative transfer
+
+
+def test_entropy_is_that_of_scipy():
+    model, batch = linear(), tensors(vectors(30))
+    loss, logs = entropy_minimization()(model, {"x": batch["x"]})
+    p = softmax(model(batch["x"]).detach().numpy().astype(float), 1)
+    assert loss.item() == pytest.approx(entropy(p, axis=1).mean(), abs=1e-6)
+    assert logs["confidence"] == pytest.approx(p.max(1).mean(), abs=1e-6)
+    certain, _ = entropy_minimization()(lambda x: x, {"x": torch.tensor([[1e4, 0.0], [0.0, 1e4]])})
+    assert certain.item() == 0
+
+
+def turned(n: int, seed: int, degrees: float) -> dict:
+    """Two classes far apart, on a line that is turned around the middle."""
+    rng = np.random.default_rng(seed)
+    labels, angle = rng.integers(0, 2, n), np.deg2rad(degrees)
+    x = np.outer(2 * labels - 1, [1.5 * np.cos(angle), 1.5 * np.sin(angle)])
+    return {"x": (x + 0.4 * rng.normal(size=(n, 2))).astype(np.float32), "labels": labels}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_entropy_minimization_turns_the_boundary_with_the_classes(seed):
+    """Where source only fails a fifth of the target, and where there is nothing to do."""
+    scores = {}
+    for degrees in (78, 0):
+        for weight in (0.0, lambda progress: 0.3 * progress):
+            torch.manual_seed(seed)
+            model = MLP([2, 16, 2])
+            unlabeled = {"x": turned(400, seed + 100, degrees)["x"]}
+            pairs = Pairs(turned(400, seed, 0), 64, 20, source=unlabeled)
+            loss_fn = joint(classification(), entropy_minimization(), weight)
+            optimizer = torch.optim.AdamW(param_groups(model, ALL, lr=1e-2))
+            for _ in steps(model, loss_fn, pairs, optimizer):
+                pass
+            test = Batches(turned(500, seed + 200, degrees), 500, seed=None)
+            scores[degrees, callable(weight)] = evaluate(model, test)
+    assert scores[78, False] < 0.93
+    assert scores[78, True] > 0.98
+    assert min(scores[0, False], scores[0, True]) > 0.99
 
 
 # --- reconstruction -----------------------------------------------------------------------------

@@ -14,8 +14,8 @@ FOLDER = Path(tlbook.__file__).parent
 FLOORS = [
     {"cache", "assets", "data", "hubs", "networks", "pretrained", "savedmodels"},
     {
-        *("adversarial", "augment", "features", "freezing", "keras", "meta", "multitask"),
-        *("objectives", "pretraining", "training", "weighting"),
+        *("adversarial", "alignment", "augment", "distillation", "features", "freezing"),
+        *("keras", "meta", "multitask", "objectives", "pretraining", "training", "weighting"),
     },
     {"claims", "experiment", "plots", "publish", "selection"},
 ]

@@ -18,6 +18,7 @@ from tlbook.freezing import ALL, head_only, last_layers, param_groups
 from tlbook.objectives import classification, l2_sp
 from tlbook.training import (
     Batches,
+    Pairs,
     TrainingError,
     evaluate,
     fit,
@@ -118,6 +119,88 @@ def test_columns_must_agree():
         Batches({"x": np.zeros((3, 2)), "labels": np.zeros(4)}, size=2)
     with pytest.raises(ValueError, match="must be at least 1"):
         Batches(vectors(), size=0)
+
+
+# --- pairs of domains ---------------------------------------------------------------------------
+
+
+def pairs(n: int = 10, m: int = 26, **options) -> Pairs:
+    """Columns that hold their own rows: the target's from 0, the source's from 100."""
+    source = {"x": 100 + np.arange(m), "labels": np.arange(m) % 2}
+    return Pairs({"x": np.arange(n)}, source=source, **{"size": 8, "epochs": 3} | options)
+
+
+@pytest.mark.parametrize(("n", "m"), [(10, 26), (26, 10), (5, 5), (16, 16)])
+def test_an_epoch_of_pairs_passes_over_the_larger_domain(n, m):
+    """The smaller starts over: its rows come equally often, but for one."""
+    batches = pairs(n, m)
+    found = list(batches)
+    per_epoch = math.ceil(max(n, m) / 8)
+    assert len(found) == len(batches) == 3 * per_epoch
+    for batch in found:
+        assert set(batch) == {"x", "source_x", "source_labels", "progress"}
+        assert all(len(column) == len(batch.rows) == 8 for column in batch.values())
+        np.testing.assert_array_equal(batch["x"], batch.rows[:, 0])
+        np.testing.assert_array_equal(batch["source_x"], 100 + batch.rows[:, 1])
+        assert torch.equal(batch["source_labels"], batch["source_x"] % 2)
+    for start in range(0, len(found), per_epoch):
+        rows = np.concatenate([batch.rows for batch in found[start : start + per_epoch]])
+        for column, count in zip(rows.T, (n, m), strict=True):
+            times = np.bincount(column, minlength=count)
+            assert times.min() >= 1
+            assert times.max() - times.min() <= 1
+
+
+def test_pairs_say_how_far_training_is():
+    progress = [batch["progress"] for batch in pairs()]
+    assert all(torch.all(column == column[0]) for column in progress)
+    np.testing.assert_allclose([column[0] for column in progress], np.arange(12) / 12, atol=1e-6)
+
+
+@pytest.mark.parametrize("start", [0, 3, 4, 9])
+def test_pairs_that_start_later_are_the_same(start):
+    late, found = list(pairs().starting_at(start)), list(pairs())[start:]
+    assert len(late) == len(found)
+    for one, other in zip(late, found, strict=True):
+        assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_rows_of_two_domains_are_not_matched():
+    """Of as many examples with the same seed: their orders are independent, and new each time."""
+    batches = pairs(64, 64, size=64, epochs=20)
+    rows = np.stack([batch.rows for batch in batches])
+    matched = np.mean(rows[:, :, 0] == rows[:, :, 1])
+    assert matched < 3 / 64
+    assert len({tuple(order) for epoch in rows for order in epoch.T}) == 40
+    other = np.stack([batch.rows for batch in pairs(64, 64, size=64, epochs=20, seed=1)])
+    assert not np.array_equal(rows[:, :, 0], other[:, :, 0])
+    assert not np.array_equal(rows[:, :, 1], other[:, :, 1])
+    in_order = next(iter(pairs(seed=None)))
+    np.testing.assert_array_equal(in_order["source_x"] - 100, in_order["x"])
+
+
+def test_a_small_domain_comes_in_a_new_order_each_time():
+    rows = np.concatenate([batch.rows[:, 0] for batch in pairs(8, 32, size=8, epochs=2)])
+    assert len({tuple(order) for order in rows.reshape(8, 8)}) == 8
+
+
+def test_pairs_of_texts_are_padded_and_cut_each_for_itself():
+    source = sentences(50, seed=1)
+    batches = Pairs({"input_ids": sentences(30)["input_ids"]}, 16, padding=9, source=source)
+    for rows in batches.rows():
+        batch = batches.batch(rows)
+        for prefix in ("", "source_"):
+            ids, mask = batch[f"{prefix}input_ids"], batch[f"{prefix}attention_mask"]
+            assert torch.all(ids[mask == 0] == 9)
+            assert mask.sum(1).max() == ids.shape[1]
+        parts = batches.parts(rows, tokens=60)
+        np.testing.assert_array_equal(np.concatenate(parts), rows)
+        cut = [batches.batch(part) for part in parts]
+        assert max(p["input_ids"].numel() + p["source_input_ids"].numel() for p in cut) < 150
+        assert len(parts) > 3
+        assert len(batches.parts(rows, math.inf)) == 1
+        assert [len(part) for part in batches.parts(rows, tokens=1)] == [1] * len(rows)
+    assert len(pairs().parts(next(pairs().rows()), tokens=1)) == 1  # no sequences, nothing to cut
 
 
 # --- the loop against others --------------------------------------------------------------------

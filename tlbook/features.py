@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 
 from tlbook import networks
 from tlbook.cache import array, digest
+from tlbook.freezing import eval_mode
 from tlbook.pretrained import ImageEncoder, SavedModelEncoder, TextEncoder
 
 TEXTS, IMAGES = 32, 4  # in a batch: what a CPU's cache holds, and so the fastest there
@@ -317,16 +318,13 @@ def frozen_prefix(
         raise TypeError(
             f"{type(model).__name__} is neither a BERT-like model of transformers nor a MobileNet"
         )
-    modes = {module: module.training for module in prefix.modules()}
-    prefix.eval()
     hidden = {} if progress else {"disable": True}
     with (
         tqdm(total=len(columns[name]), desc="frozen prefix", delay=5, leave=False, **hidden) as bar,
         torch.inference_mode(),
+        eval_mode(prefix),
     ):
         activations = run(columns[name], batch_size, bar)
-    for module, training in modes.items():
-        module.training = training
     others = {key: column for key, column in columns.items() if key != name}
     return rest, {"x" if name == "x" else "inputs_embeds": activations} | others
 

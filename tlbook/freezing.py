@@ -167,6 +167,18 @@ def train_mode(model: nn.Module) -> None:
 
 
 @contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """All of a model in eval mode inside the ``with`` block, each part in its own mode after it."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+@contextmanager
 def audit_frozen(model: nn.Module) -> Iterator[None]:
     """Prove that training inside the ``with`` block leaves what is frozen as it was, bit for bit.
 

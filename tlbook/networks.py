@@ -171,6 +171,23 @@ class MLP(nn.Sequential):
         super().__init__(*layers[:-1])
 
 
+class WithAuxiliary(nn.Module):
+    """A network, and an ``auxiliary`` module that a loss trains along with it.
+
+    Such as a discriminator of domains (:func:`tlbook.alignment.domain_adversarial`), or a regressor
+    from the student's features to the teacher's (:func:`tlbook.distillation.hint`). In one module,
+    both share the device, the optimizer and the checkpoint. The outputs are the network's alone,
+    whose layers are now named ``network.…``; once trained, take ``model.network``.
+    """
+
+    def __init__(self, network: nn.Module, auxiliary: nn.Module):
+        super().__init__()
+        self.network, self.auxiliary = network, auxiliary
+
+    def forward(self, *inputs, **columns):
+        return self.network(*inputs, **columns)
+
+
 class ConvEncoder(nn.Module):
     """Images (n, channels, size, size) to vectors (n, dimension).
 

@@ -4,7 +4,7 @@
 whose losses, weighted by their sizes, add up to the same. ``logs`` are numbers to show.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -12,6 +12,8 @@ from torch.nn import functional as F
 
 Logs = dict[str, float]
 Loss = Callable[[nn.Module, Mapping[str, torch.Tensor]], tuple[torch.Tensor, Logs]]
+#: A number, or a function of the progress of training, from 0 at its start to 1 at its end.
+Weight = float | Callable[[float], float]
 
 
 def logits_of(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -20,6 +22,62 @@ def logits_of(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Tens
     if "x" in batch:
         return model(batch["x"])
     return model(**{name: column for name, column in batch.items() if name != "labels"}).logits
+
+
+def labels_of(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """(n,) labels; KeyError for a batch without them, where transformers' loss is ``None``."""
+    if "labels" not in batch:
+        raise KeyError(f"a batch of {', '.join(batch)} has no labels: add a column 'labels'")
+    return batch["labels"]
+
+
+def accuracy_of(logits: torch.Tensor, labels: torch.Tensor) -> float:
+    """The share of examples whose largest logit (n, classes) is that of their label (n,)."""
+    return (logits.argmax(-1) == labels).float().mean().item()
+
+
+def activations(
+    model: nn.Module, batch: Mapping[str, torch.Tensor], layers: Iterable[str]
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Logits of a batch, and what the named layers put out on the way there, in one pass.
+
+    ``layers`` are named as in ``model.named_modules()``, such as ``"body"`` or ``"bert.pooler"``.
+
+    Raises ValueError for a layer that is not in the model, or whose output is no single tensor.
+    """
+    modules, outputs = dict(model.named_modules()), dict.fromkeys(layers)
+    # named "module.…" where the model is wrapped for several processes
+    wrapped = "module." if "module" in modules and not outputs.keys() <= modules.keys() else ""
+    if missing := [name for name in outputs if wrapped + name not in modules]:
+        raise ValueError(f"the model has no layer {missing}: model.named_modules() lists them")
+
+    def keep(name):
+        return lambda module, inputs, output: outputs.update({name: output})
+
+    hooks = [modules[wrapped + name].register_forward_hook(keep(name)) for name in outputs]
+    try:
+        logits = logits_of(model, batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for name, output in outputs.items():
+        if not isinstance(output, torch.Tensor):
+            raise ValueError(
+                f"the layer {name!r} puts out a {type(output).__name__}, not a tensor: name a "
+                "layer inside of it"
+            )
+    return logits, list(outputs.values())
+
+
+def auxiliary_of(model: nn.Module) -> nn.Module:
+    """``model.auxiliary``; ValueError for a model without one, also for one that is wrapped for
+    several processes, which would not share what the auxiliary module learns."""
+    if not hasattr(model, "auxiliary"):
+        raise ValueError(
+            "this loss trains an auxiliary module: use tlbook.networks.WithAuxiliary(network, "
+            "auxiliary), in one process"
+        )
+    return model.auxiliary
 
 
 def classification(label_smoothing: float = 0.0, class_weights: torch.Tensor | None = None) -> Loss:
@@ -33,14 +91,12 @@ def classification(label_smoothing: float = 0.0, class_weights: torch.Tensor | N
     """
 
     def loss_fn(model, batch):
-        if "labels" not in batch:
-            raise KeyError(f"a batch of {', '.join(batch)} has no labels: add a column 'labels'")
-        logits, labels = logits_of(model, batch), batch["labels"]
+        labels, logits = labels_of(batch), logits_of(model, batch)
         weights = None if class_weights is None else class_weights.to(logits)
         losses = F.cross_entropy(
             logits, labels, weight=weights, reduction="none", label_smoothing=label_smoothing
         )
-        return losses.mean(), {"accuracy": (logits.argmax(-1) == labels).float().mean().item()}
+        return losses.mean(), {"accuracy": accuracy_of(logits, labels)}
 
     return loss_fn
 
@@ -66,6 +122,93 @@ def l2_sp(loss_fn: Loss, model: nn.Module, strength: float, head: str = "classif
         return loss + strength / 2 * distance, logs | {"distance": distance.item()}
 
     return anchored
+
+
+# --- two domains --------------------------------------------------------------------------------
+#
+# A batch of :class:`tlbook.training.Pairs` holds the target's columns under their own names, the
+# source's as ``source_…``, and ``progress``: how far training is, from 0 to 1.
+
+
+def apart(batch: Mapping[str, torch.Tensor], prefix: str) -> tuple[dict, dict]:
+    """The columns whose names do not begin with ``prefix``, and those that do, without it."""
+    own = {name: column for name, column in batch.items() if not name.startswith(prefix)}
+    other = {name.removeprefix(prefix): batch[name] for name in batch if name not in own}
+    if not other:
+        raise ValueError(f"a batch of {', '.join(batch)} has no column {prefix}...")
+    return own, other
+
+
+def domains(batch: Mapping[str, torch.Tensor]) -> tuple[dict, dict]:
+    """The target's and the source's columns of a batch of both, each as if it were alone.
+
+    Raises ValueError for a batch without source columns.
+    """
+    target, source = apart(batch, "source_")
+    target.pop("progress", None)
+    return target, source
+
+
+def weight_at(weight: Weight, batch: Mapping[str, torch.Tensor]) -> float:
+    """The weight as it is now.
+
+    Raises ValueError where it changes and the batch has no ``progress``, or where it is negative.
+    """
+    if callable(weight):
+        if "progress" not in batch:
+            raise ValueError(
+                "a weight that changes needs to know how far training is: use tlbook.training.Pairs"
+            )
+        weight = weight(batch["progress"][0].item())
+    if not weight >= 0:
+        raise ValueError(f"weight={weight} must not be negative")
+    return float(weight)
+
+
+def joint(target: Loss, source: Loss, weight: Weight = 1.0) -> Loss:
+    """The joint objective ``L_T + weight * L_S`` (formula F4, where the weight is lambda; S14).
+
+    ``target`` sees the target's columns, ``source`` the source's, each in a pass of its own: batch
+    normalization, where there is any, normalizes each domain by itself. A ``weight`` of 0 is
+    fine-tuning alone: the source is not even looked at. The logs hold the source's as
+    ``source_…``, and the weight.
+
+    ``weight`` may change over training, such as ``lambda progress: 1 - progress``. The batches
+    are those of :class:`tlbook.training.Pairs`.
+
+    The loss raises ValueError for a batch without source columns, or as :func:`weight_at`.
+    """
+
+    def loss_fn(model, batch):
+        ours, theirs = domains(batch)
+        balance = weight_at(weight, batch)
+        loss, logs = target(model, ours)
+        if balance:
+            other, found = source(model, theirs)
+            loss = loss + balance * other
+            logs = logs | {f"source_{name}": value for name, value in found.items()}
+        return loss, logs | {"weight": balance}
+
+    return loss_fn
+
+
+def entropy_minimization() -> Loss:
+    """Mean entropy of the predictions, in nats: it needs no labels, and draws the boundary
+    between classes away from where examples are (Grandvalet & Bengio 2004, *Semi-supervised
+    Learning by Entropy Minimization*).
+
+    Alone, it is least where all examples are of one class. So it goes with a loss on labels, such
+    as ``joint(classification(), entropy_minimization(), lambda progress: 0.3 * progress)`` for
+    ``Pairs(labeled, source=unlabeled, ...)``: a weight that grows does not make sure of guesses
+    that come early. The logs hold the mean probability of the predicted class (``confidence``).
+    """
+
+    def loss_fn(model, batch):
+        log_p = F.log_softmax(logits_of(model, batch), -1)
+        entropy = -(log_p.exp() * log_p).sum(-1).mean()
+        return entropy, {"confidence": log_p.max(-1).values.exp().mean().item()}
+
+    return loss_fn
 
 
 # --- pretraining without labels -----------------------------------------------------------------

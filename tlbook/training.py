@@ -29,7 +29,7 @@ from torch import nn
 from torch.optim import Optimizer
 from tqdm.auto import tqdm
 
-from tlbook.freezing import train_mode
+from tlbook.freezing import eval_mode, train_mode
 from tlbook.objectives import Loss, logits_of
 
 
@@ -152,6 +152,67 @@ class Batches:
         return Batch(rows, columns)
 
 
+@dataclass(frozen=True)
+class Pairs(Batches):
+    """Batches of a target and a source domain side by side, as many examples of each.
+
+    The target's columns keep their names, the source's come as ``source_…``. With them comes
+    ``progress``, (n,): the share of the batches that is done, from 0 to just below 1, for losses
+    whose weight changes over training. See :func:`tlbook.objectives.joint` and
+    :mod:`tlbook.alignment`.
+
+    ``columns`` are the target's, ``source`` the source's. An epoch passes once over the larger
+    domain; the other starts over, in a new order, as often as it takes. Every batch is full: the
+    last of an epoch is filled up in the same way, since domains are not compared by three
+    examples. The orders of the two are independent, so rows are not matched, even where row i of
+    the one belongs to row i of the other.
+    """
+
+    source: Mapping[str, Sequence | np.ndarray | torch.Tensor] = field(kw_only=True)
+
+    def __post_init__(self):
+        super().__post_init__()
+        seed = self.seed
+        if seed is not None:  # one of its own, or equally many examples would come in one order
+            seed = int(np.random.default_rng((seed, 1, 1)).integers(2**32))
+        target = Batches(self.columns, self.size, seed=self.seed, padding=self.padding)
+        source = Batches(self.source, self.size, seed=seed, padding=self.padding)
+        object.__setattr__(self, "_domains", (target, source))
+
+    @property
+    def per_epoch(self) -> int:
+        return math.ceil(max(domain.examples for domain in self._domains) / self.size)
+
+    def _order(self, epoch: int) -> list[np.ndarray]:
+        """Of each batch of an epoch, (size, 3): target rows, source rows, the batch's index."""
+        count = self.per_epoch * self.size
+        target, source = (_endless(domain, epoch, count) for domain in self._domains)
+        index = epoch * self.per_epoch + np.arange(count) // self.size
+        return self._cut(np.stack([target, source, index], axis=1))
+
+    def parts(self, rows: np.ndarray, tokens: float) -> list[np.ndarray]:
+        longest = sum(
+            domain.lengths[own].max()
+            for domain, own in zip(self._domains, rows.T[:2], strict=True)
+            if domain.lengths is not None
+        )
+        count = math.ceil(len(rows) * longest / tokens)
+        return np.array_split(rows, min(max(count, 1), len(rows)))
+
+    def batch(self, rows: np.ndarray) -> Batch:
+        target, source = (d.batch(own) for d, own in zip(self._domains, rows.T[:2], strict=True))
+        columns = dict(target) | {f"source_{name}": column for name, column in source.items()}
+        columns["progress"] = torch.as_tensor(rows[:, 2] / len(self), dtype=torch.float)
+        return Batch(rows[:, :2], columns)
+
+
+def _endless(domain: Batches, epoch: int, count: int) -> np.ndarray:
+    """``count`` rows for an epoch: all rows in the domain's order, then all in the next one."""
+    rounds = math.ceil(count / domain.examples)
+    orders = range(epoch * rounds, (epoch + 1) * rounds)
+    return np.concatenate([rows for order in orders for rows in domain._order(order)])[:count]
+
+
 def _is_ragged(column) -> bool:
     return not isinstance(column, np.ndarray | torch.Tensor)
 
@@ -224,8 +285,9 @@ def steps(
     accumulate : batches per update; their gradients are weighted by their sizes, so the update is
         that of one large batch, also where the last window is not full. A CPU cuts batches of long
         texts in the same way, which saves time and memory
-    whole : the loss compares the examples of a batch with each other (contrastive losses, CORAL,
-        MMD), so it must see each batch in one piece: nothing is cut or shared out
+    whole : the loss compares the examples of a batch with each other (contrastive losses, those of
+        :mod:`tlbook.alignment`), so it must see each batch in one piece: nothing is cut or shared
+        out
     start : updates already done, for resuming
     accelerator : Accelerate's, for mixed precision or several processes
 
@@ -307,17 +369,14 @@ def predict(
     """
     accelerator = accelerator or Accelerator()
     model = accelerator.unwrap_model(model)
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
     rows, logits = [], []
     device = next(model.parameters()).device
-    for index, batch in enumerate(batches):
-        if index % accelerator.num_processes == accelerator.process_index:
-            columns = {name: column.to(device) for name, column in batch.items()}
-            logits.append(logits_of(model, columns).float().cpu())
-            rows.append(torch.from_numpy(batch.rows))
-    for module, training in modes.items():
-        module.training = training
+    with eval_mode(model):
+        for index, batch in enumerate(batches):
+            if index % accelerator.num_processes == accelerator.process_index:
+                columns = {name: column.to(device) for name, column in batch.items()}
+                logits.append(logits_of(model, columns).float().cpu())
+                rows.append(torch.from_numpy(batch.rows))
     rows, logits = torch.cat(rows or [torch.empty(0)]), torch.cat(logits or [torch.empty(0)])
     if accelerator.num_processes > 1:
         from accelerate.utils import gather_object

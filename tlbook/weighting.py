@@ -271,7 +271,7 @@ class WeightedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         if source is None:
             source = np.ones(len(y), dtype=bool)
         else:
-            source = _checked_source(source, len(y))
+            source = checked_source(source, len(y))
             if source.all() or not source.any():
                 raise ValueError("source must be True for some rows and False for others")
             weights[source] = self._weights(X[source], X[~source])
@@ -371,7 +371,7 @@ class TrAdaBoostClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         check_classification_targets(y)
         self.classes_ = np.unique(y)
         others = len(self.classes_) - 1
-        source = _checked_source(np.zeros(len(y), bool) if source is None else source, len(y))
+        source = checked_source(np.zeros(len(y), bool) if source is None else source, len(y))
         if others < 1 or self.n_estimators < 1 or source.all():
             raise ValueError(
                 "at least two classes, one round and one target row are needed, not "
@@ -426,7 +426,8 @@ class TrAdaBoostClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         return tags
 
 
-def _checked_source(source, n: int) -> np.ndarray:
+def checked_source(source, n: int) -> np.ndarray:
+    """``source`` as (n,) booleans; ValueError for anything else."""
     source = np.asarray(source)
     if source.dtype != bool or source.shape != (n,):
         raise ValueError(

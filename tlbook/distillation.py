@@ -1,0 +1,245 @@
+"""Distillation (知识蒸馏): learning from a teacher's outputs, features, or relations (S4).
+
+A frozen teacher is computed once: :func:`teacher_columns` turns what it says of each example into
+columns ``teacher_…``, which batches then hold beside the student's own::
+
+    columns = columns | teacher_columns(teacher, columns, ["body"])
+    loss_fn = taught(rkd_angle, {"body": "body"}, weight=2.0)
+    for step in steps(student, loss_fn, Batches(columns, size=32), optimizer): ...
+
+:func:`distillation` compares logits. :func:`taught` compares layers, by one of the functions
+``(student, teacher) -> mean over the examples``: :func:`hint` wants the same features,
+:func:`attention_transfer` the same places of an image, :func:`rkd_distance` and :func:`rkd_angle`
+only the same relations among the examples, so student and teacher may differ in dimensions.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from tlbook.freezing import eval_mode
+from tlbook.objectives import (
+    Loss,
+    accuracy_of,
+    activations,
+    apart,
+    auxiliary_of,
+    labels_of,
+    logits_of,
+)
+from tlbook.training import Batches
+
+#: (student's, teacher's) outputs of a layer for the same n examples -> how far apart they are.
+Distance = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+@torch.no_grad()
+def teacher_columns(
+    teacher: nn.Module, columns: Mapping, layers: Sequence[str] = (), size: int = 256
+) -> dict[str, np.ndarray]:
+    """What a teacher says of each example, in eval mode: columns for :class:`Batches`.
+
+    It holds for examples as they are in ``columns``: a student that sees them augmented would be
+    told of others.
+
+    Returns
+    -------
+    ``teacher_logits`` (n, classes), and ``teacher_NAME`` (n, ...) for each of the ``layers``
+
+    Raises ValueError for layers that are not in the teacher, or that put out sequences of different
+    lengths.
+    """
+    device = next(teacher.parameters()).device
+    found: dict[str, list] = {f"teacher_{name}": [] for name in ("logits", *layers)}
+    rows = []
+    inputs = {name: column for name, column in columns.items() if name != "labels"}
+    with eval_mode(teacher):
+        for batch in Batches(inputs, size):
+            batch_on = {name: column.to(device) for name, column in batch.items()}
+            logits, outputs = activations(teacher, batch_on, layers)
+            for kept, output in zip(found.values(), (logits, *outputs), strict=True):
+                kept.append(output.float().cpu().numpy())
+            rows.append(batch.rows)
+    if ragged := [name for name, kept in found.items() if len({k.shape[1:] for k in kept}) > 1]:
+        raise ValueError(f"{ragged} differ in shape between examples: name a layer that pools them")
+    order = np.concatenate(rows).argsort()
+    return {name: np.concatenate(kept)[order] for name, kept in found.items()}
+
+
+def distillation(temperature: float = 4.0, alpha: float = 0.9) -> Loss:
+    """The teacher's logits as soft targets (Hinton et al. 2015, arXiv 1503.02531).
+
+    ``alpha * T^2 * KL(teacher || student) + (1 - alpha) * cross-entropy``, the divergence of the
+    probabilities at ``temperature`` T. Their gradients shrink as 1 / T^2, so the factor keeps the
+    balance while T changes. The divergence is the paper's cross-entropy less the teacher's
+    entropy: the gradient is the same, and 0 means agreement.
+
+    Batches hold ``teacher_logits`` (n, classes), and ``labels`` unless ``alpha`` is 1. The logs
+    hold the share of examples where student and teacher choose the same class (``agreement``).
+
+    Raises ValueError for a temperature that is not positive, or an ``alpha`` outside 0..1.
+    """
+    if not temperature > 0 or not 0 <= alpha <= 1:
+        raise ValueError(f"temperature={temperature} must be positive, and alpha={alpha} in 0..1")
+
+    def loss_fn(model, batch):
+        own, teacher = apart(batch, "teacher_")
+        logits, soft = logits_of(model, own), _said(teacher, "logits")
+        log_q = F.log_softmax(logits / temperature, -1)
+        divergence = F.kl_div(log_q, F.softmax(soft / temperature, -1), reduction="batchmean")
+        loss = alpha * temperature**2 * divergence
+        logs = {"agreement": accuracy_of(logits, soft.argmax(-1))}
+        if alpha < 1:
+            labels = labels_of(own)
+            loss = loss + (1 - alpha) * F.cross_entropy(logits, labels)
+            logs["accuracy"] = accuracy_of(logits, labels)
+        return loss, logs
+
+    return loss_fn
+
+
+def taught(
+    distance: Distance,
+    layers: Mapping[str, str],
+    *,
+    weight: float = 1.0,
+    labels: bool = True,
+    regressor: bool = False,
+) -> Loss:
+    """Cross-entropy plus ``weight`` times a distance from the teacher, summed over layers.
+
+    :func:`rkd_distance` and :func:`rkd_angle` compare the examples of a batch with each other:
+    train with ``steps(..., whole=True)``.
+
+    Parameters
+    ----------
+    layers : for each layer of the student, the teacher's layer to compare it with:
+        ``{"body": "encoder"}`` compares the output of ``body`` with the column ``teacher_encoder``
+    labels : False where the teacher is all there is to learn from, as in FitNets' first stage
+    regressor : the student's output goes through ``model.auxiliary`` first, which trains along
+        (:class:`tlbook.networks.WithAuxiliary`)
+
+    The logs hold the distance (``transfer``). Raises ValueError for no layers; the loss raises
+    KeyError for a batch without the teacher's layer, or without ``labels`` where they are needed.
+    """
+    if not layers:
+        raise ValueError("name a layer of the student and the teacher's to compare it with")
+
+    def loss_fn(model, batch):
+        own, teacher = apart(batch, "teacher_")
+        logits, outputs = activations(model, own, layers)
+        if regressor:
+            outputs = [auxiliary_of(model)(output) for output in outputs]
+        pairs = zip(outputs, layers.values(), strict=True)
+        transfer = sum(distance(output, _said(teacher, name)) for output, name in pairs)
+        loss, logs = weight * transfer, {"transfer": transfer.item()}
+        if labels:
+            truth = labels_of(own)
+            loss = loss + F.cross_entropy(logits, truth)
+            logs["accuracy"] = accuracy_of(logits, truth)
+        return loss, logs
+
+    return loss_fn
+
+
+def _said(teacher: Mapping[str, torch.Tensor], name: str) -> torch.Tensor:
+    if name not in teacher:
+        raise KeyError(
+            f"a batch with the teacher's {', '.join(teacher)} has no column teacher_{name}: name "
+            "the layer in teacher_columns"
+        )
+    return teacher[name]
+
+
+# --- distances between what a student and a teacher make of the same examples -------------------
+
+
+def hint(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """Half the squared distance of features (n, ...), the mean over examples: FitNets' hint
+    (Romero et al. 2015, arXiv 1412.6550).
+
+    Where the dimensions differ, the paper puts a regressor between, which trains along:
+    ``WithAuxiliary(student, nn.Linear(d_student, d_teacher))``, and ``taught(hint, {"network.body":
+    "body"}, regressor=True)``.
+
+    Raises ValueError for features of different shapes.
+    """
+    if student.shape != teacher.shape:
+        raise ValueError(
+            f"the student's features are {tuple(student.shape)}, the teacher's "
+            f"{tuple(teacher.shape)}: put a regressor between them, see taught"
+        )
+    return (student - teacher).square().flatten(1).sum(1).mean() / 2
+
+
+def attention_transfer(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """Squared distance of attention maps, the mean over examples: 0 to 2 (Zagoruyko & Komodakis
+    2017, arXiv 1612.03928).
+
+    A map is the sum over channels of the squared activations (n, channels, height, width), scaled
+    to the norm 1: where the network looks, however many channels it has. The paper prints the
+    norm of the difference; its square is smooth where the maps agree. The authors' code squares,
+    too, but divides by the number of places, and so asks for a larger weight.
+
+    Raises ValueError for maps of different heights or widths.
+    """
+    if student.ndim != 4 or student.shape[2:] != teacher.shape[2:]:
+        raise ValueError(
+            f"maps of {tuple(student.shape)} and {tuple(teacher.shape)} have no common grid: "
+            "choose layers (n, channels, height, width) of one height and width"
+        )
+    of_student, of_teacher = (
+        F.normalize(activation.square().sum(1).flatten(1)) for activation in (student, teacher)
+    )
+    return (of_student - of_teacher).square().sum(1).mean()
+
+
+def rkd_distance(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """Relational distillation by distances: the mean over pairs of examples of the Huber loss
+    between student's and teacher's distance (Park et al. 2019, arXiv 1904.05068).
+
+    Distances of (n, d) features are in units of their mean over the batch, so scale is free; so
+    are rotations and the dimension. Raises ValueError for fewer than two examples.
+    """
+    _check_examples(student, teacher, 2)
+    ours, theirs = (F.pdist(x.flatten(1)) for x in (student, teacher))
+    return F.huber_loss(ours / _positive(ours.mean()), theirs / _positive(theirs.mean()))
+
+
+def rkd_angle(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """Relational distillation by angles: the mean over triplets of different examples of the Huber
+    loss between cosines of student's and teacher's angle (Park et al. 2019, arXiv 1904.05068).
+
+    An angle at a point that coincides with one of its neighbors counts as a right one. Memory
+    grows with the cube of the n examples. Raises ValueError for fewer than three.
+    """
+    _check_examples(student, teacher, 3)
+    n = len(student)
+    ours, theirs = _cosines(student.flatten(1)), _cosines(teacher.flatten(1))
+    return F.huber_loss(ours, theirs, reduction="sum") / (n * (n - 1) * (n - 2))
+
+
+def _cosines(x: torch.Tensor) -> torch.Tensor:
+    """(n, n, n) cosines of the angle at j between i and k, at [j, i, k], of (n, d) points; 0 where
+    two of the three are the same."""
+    edges = x[None] - x[:, None]
+    # F.normalize would divide by 1e-12 where points coincide, and so would its gradient
+    edges = edges / _positive(edges.norm(dim=-1, keepdim=True))
+    same = torch.eye(len(x), dtype=torch.bool, device=x.device)
+    return (edges @ edges.mT).masked_fill(same, 0)
+
+
+def _positive(lengths: torch.Tensor) -> torch.Tensor:
+    """Lengths to divide by: 1 instead of 0."""
+    return lengths.masked_fill(lengths == 0, 1)
+
+
+def _check_examples(student: torch.Tensor, teacher: torch.Tensor, least: int) -> None:
+    if len(student) != len(teacher) or len(student) < least:
+        raise ValueError(
+            f"relations need {least} or more examples that both have seen, not {len(student)} of "
+            f"the student's and {len(teacher)} of the teacher's: larger or whole batches"
+        )
