@@ -159,7 +159,7 @@ def _kernel(x: torch.Tensor, bandwidths: Sequence[float] | None) -> torch.Tensor
     squared = _squared_distances(x, x)
     if bandwidths is None:
         apart = ~torch.eye(len(x), dtype=torch.bool, device=x.device)
-        median = squared.detach()[apart].median().sqrt().item() or 1.0
+        median = squared[apart].median().sqrt().item() or 1.0
         bandwidths = [median * 2.0**power for power in range(-2, 3)]
     return sum(torch.exp(-squared / (2 * width**2)) for width in bandwidths) / len(bandwidths)
 
