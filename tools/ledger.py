@@ -25,8 +25,10 @@ FIGURE = Path("results/figures/five-minutes.svg")
 #: Tables that chapters keep, as measured and on record.
 MEASURED_TABLES = Path("_build/tables")
 TABLES = Path("results/tables")
-#: The name of the table that holds a line for each method.
+#: The name of the table that holds a line for each method, and its columns.
 METHODS = "methods"
+COLUMNS = ["chapter", "method", "setting", "control", "gain", "low", "high", "unit", "seeds"]
+COLUMNS += ["cpu_seconds", "lines_of_code"]
 
 
 def collect(executed: Mapping[str, NotebookNode]) -> None:
@@ -54,7 +56,9 @@ def collect(executed: Mapping[str, NotebookNode]) -> None:
         for data in _carried(notebook, METHOD)
     ]
     if methods:
-        tables[METHODS] = pd.DataFrame(methods).to_csv(index=False, float_format="%.4g")
+        tables[METHODS] = pd.DataFrame(methods, columns=COLUMNS).to_csv(
+            index=False, float_format="%.4g"
+        )
     _write_tables(MEASURED_TABLES, tables)
 
 
