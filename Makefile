@@ -21,8 +21,9 @@ book: $(READY) ## run the chapters that are stale and build the book
 serve: book ## build the book and serve it at http://localhost:8000 (PORT=...)
 	@$(PY) -m http.server $(PORT) --bind localhost --directory _build/html
 
+# Two at a time, file by file: more would fill the memory of a small machine, as some load TensorFlow
 test: $(READY) ## run the tests
-	@$(PY) -m pytest
+	@$(PY) -m pytest --numprocesses=2 --dist=loadfile
 
 check: $(READY) ## lint, formatting, exported notebooks, ledger, links, ids
 	@$(PY) -m ruff check .

@@ -7,5 +7,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Threads that wait must not burn the core another process needs: tiny networks under load took
 # ten times as long.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# pytest-xdist runs several tests side by side, and they share the cores
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
 # skada imports POT, which would load TensorFlow for several seconds if it may.
 os.environ.setdefault("POT_BACKEND_DISABLE_TENSORFLOW", "1")

@@ -224,9 +224,8 @@ def _with_limits(
 def _times_drawn(rows: np.ndarray, n: int) -> np.ndarray:
     """(batch, k) positions below n to (batch, n) counts of how often each was drawn."""
     rows = rows.reshape(-1, rows.shape[-1])
-    times = np.zeros((len(rows), n))
-    np.add.at(times, (np.arange(len(rows))[:, None], rows), 1)
-    return times
+    cells = rows + n * np.arange(len(rows))[:, None]
+    return np.bincount(cells.ravel(), minlength=n * len(rows)).reshape(-1, n).astype(float)
 
 
 @dataclass(frozen=True)

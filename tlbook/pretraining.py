@@ -172,7 +172,8 @@ def pretrain(
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed GPUs as well
         parts = _parts(method, side, classes, dimension, width)
-        model = nn.ModuleDict(parts)
+        # a pixel's channels side by side in memory: convolutions are faster
+        model = nn.ModuleDict(parts).to(memory_format=torch.channels_last)
         losses, seconds = once(model, train, settings, *map(np.asarray, columns.values()))
     model.cpu().eval()  # a GPU may have trained it
     return Pretrained(losses=losses, cpu_seconds=seconds, **parts)
@@ -237,7 +238,8 @@ def once(
         seconds = torch.tensor(time.process_time() - start, dtype=torch.float64)
         # Copies, since a file of safetensors does not hold weights that two layers share
         return {"losses": losses, "cpu_seconds": seconds} | {
-            f"model.{name}": value.clone() for name, value in model.state_dict().items()
+            f"model.{name}": value.clone(memory_format=torch.contiguous_format)
+            for name, value in model.state_dict().items()
         }
 
     found = cache.stored(
