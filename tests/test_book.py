@@ -86,6 +86,7 @@ FAULTS = {
         (SAMPLE, "Folded *text*", "Gains 3 points", "the number '3' is typed"),
         (SAMPLE, "% typed: the year", "% the year", "the number '12.5' is typed"),
         (SAMPLE, "| arm | gain |", "| arm | 0.25 |", "the number '0.25' is typed"),
+        (SAMPLE, "Like this.", "Half of 20\n% of it.", "a line that begins with % is a comment"),
     ],
     "values": [
         (SAMPLE, "gain:.0f", "loss:.0f", "no cell records 'loss'"),

@@ -233,14 +233,23 @@ def numbers(book: Book) -> list[str]:
     """No measured number is typed into prose: decimals and percentages are recorded values.
 
     A number that is nobody's measurement stays by a comment on the line before its block:
-    ``% typed: why``.
+    ``% typed: why``. A line within a paragraph that begins with a percent sign is a comment as well,
+    and lost to the reader.
     """
     problems = []
     for path in book.pages:
         excused, end = False, 0
-        for token, line in walk(book.parser, path.read_text("utf-8")):
+        text = path.read_text("utf-8")
+        lines = text.splitlines()
+        for token, line in walk(book.parser, text):
             if token.type == "myst_line_comment":
                 excused = re.match(r"\s*typed:\s*\S", token.content) is not None
+                before = lines[line - 2].strip()
+                if before and not before.startswith("%"):
+                    problems.append(
+                        f"{book.name(path)}:{line}: a line that begins with % is a comment, which "
+                        "no reader sees: begin it with the word before"
+                    )
             elif excused and token.map:
                 excused, end = False, line + token.map[1] - token.map[0]
             if token.type == "inline" and line >= end:
