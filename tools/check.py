@@ -233,7 +233,7 @@ def numbers(book: Book) -> list[str]:
     """No measured number is typed into prose: decimals and percentages are recorded values.
 
     A number that is nobody's measurement stays by a comment on the line before its block:
-    ``% typed: why``. A line within a paragraph that begins with a percent sign is a comment as well,
+    ``% typed: why``. A line within a paragraph that begins with a percent sign is a comment too,
     and lost to the reader.
     """
     problems = []
