@@ -244,8 +244,7 @@ def numbers(book: Book) -> list[str]:
         for token, line in walk(book.parser, text):
             if token.type == "myst_line_comment":
                 excused = re.match(r"\s*typed:\s*\S", token.content) is not None
-                before = lines[line - 2].strip()
-                if before and not before.startswith("%"):
+                if lines[line - 2].strip():
                     problems.append(
                         f"{book.name(path)}:{line}: a line that begins with % is a comment, which "
                         "no reader sees: begin it with the word before"
