@@ -1,4 +1,4 @@
-"""Speed of ``tlbook.augment`` against the same operations image by image in PIL.
+"""Speed of ``tlbook.learning.augment`` against the same operations image by image in PIL.
 
 ``python -m benchmarks.augment`` crops, mirrors, turns, shifts and recolors the same 1,024 images
 of 32 x 32 pixels by each method, in turns, and writes ``results/benchmarks/augment.json``. Both
@@ -15,8 +15,8 @@ import torch
 from PIL import Image, ImageEnhance
 
 from benchmarks import measure, save
-from tlbook.augment import augment
-from tlbook.data import emoji_unlabeled
+from tlbook.learning.augment import augment
+from tlbook.sources.images import emoji_unlabeled
 
 OPTIONS = {
     "contrastive": {},

@@ -1,4 +1,5 @@
-"""Speed of ``tlbook.features`` against its peer, against one by one, and against the machine.
+"""Speed of ``tlbook.learning.features`` against its peer, against one by one, and against the
+machine.
 
 ``python -m benchmarks.features`` embeds the same 1,000 product reviews with MiniLM by each method,
 in turns, and writes ``results/benchmarks/features.json``. Times are CPU seconds of all threads, the
@@ -16,10 +17,19 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from benchmarks import measure, save
-from tlbook import assets
-from tlbook.data import reviews
-from tlbook.features import TEXTS, TOKENS, _batches, features, mean_pool, preprocess, tokenize
-from tlbook.pretrained import TextEncoder, load
+from tlbook.learning.features import (
+    TEXTS,
+    TOKENS,
+    batches_by_length,
+    features,
+    mean_pool,
+    preprocess,
+    token_ids,
+)
+from tlbook.sources import assets
+from tlbook.sources.encoders import TextEncoder
+from tlbook.sources.pretrained import load
+from tlbook.sources.texts import reviews
 
 SIZES = (1024, 1536, 2048)  # of the square matrices that the peak is measured with
 
@@ -68,11 +78,11 @@ def texts_figures(turns: int, count: int) -> dict:
         for name in ("sentence_transformers", "one_by_one")
     }
 
-    tokens = tokenize(encoder, sample)
+    tokens = token_ids(encoder, sample)
     lengths = np.array([len(text) for text in tokens])
     useful = flops(encoder.model.config, lengths.sum(), (lengths**2).sum())
     distinct = sorted(set(tokens), key=len, reverse=True)
-    shapes = [(len(batch), len(batch[0])) for batch in _batches(distinct, TEXTS * TOKENS)]
+    shapes = [(len(batch), len(batch[0])) for batch in batches_by_length(distinct, TEXTS * TOKENS)]
     done = flops(
         encoder.model.config,
         sum(n * longest for n, longest in shapes),

@@ -1,7 +1,7 @@
 """GANs on emoji, five seeds of each kind: does the game go on, and do the drawings vary?
 
-``python -m benchmarks.gan`` trains the generator of :mod:`tlbook.networks` on emoji of 32 x 32
-pixels, against the encoder of ``pretrain("GAN", ...)`` and against the ``Discriminator`` of a
+``python -m benchmarks.gan`` trains the generator of :mod:`tlbook.learning.networks` on emoji of 32
+x 32 pixels, against the encoder of ``pretrain("GAN", ...)`` and against the ``Discriminator`` of a
 DCGAN, and writes ``results/benchmarks/gan.json``. The images are those that the pretraining
 chapters train on: all variants of labeled emoji but those of which the chapters hold a variant out.
 
@@ -17,11 +17,10 @@ import numpy as np
 import torch
 
 from benchmarks import save
-from tlbook import data
-from tlbook.adversarial import diversity, gan_steps
-from tlbook.networks import Discriminator, Generator
-from tlbook.pretraining import pixels, pretrain
-from tlbook.training import Batches
+from tlbook import data, sources
+from tlbook.learning.batches import Batches, pixels
+from tlbook.methods.adversarial import Discriminator, Generator, diversity, gan_steps
+from tlbook.methods.pretraining import pretrain
 
 SIZE, SMOOTHING = 128, 0.1
 #: The discriminator's loss where it is never wrong: with smoothing, real images count as 0.9 real
@@ -31,16 +30,16 @@ GUESSED = 2 * math.log(2)  # and where it does not know
 
 def emoji() -> np.ndarray:
     """The images to train on."""
-    labeled, pool = data.emoji("twemoji", size=32), data.emoji_unlabeled("twemoji", size=32)
+    labeled, pool = sources.emoji("twemoji", size=32), sources.emoji_unlabeled("twemoji", size=32)
     parts = data.split(labeled, test=1 / 4, validation=1 / 6)
     held_out = np.concatenate([parts.validation, parts.test])
-    rows = data.apart_from(pool, labeled.groups[held_out])
+    rows = sources.apart_from(pool, labeled.groups[held_out])
     rows = rows[np.isin(pool.groups[rows], labeled.groups)]
     return pool.x[rows]
 
 
 def with_encoder(images: np.ndarray, epochs: int, seed: int) -> tuple[Generator, list]:
-    found = pretrain("GAN", images, epochs=epochs, size=SIZE, seed=seed, progress=False)
+    found = pretrain("GAN", images, epochs=epochs, batch_size=SIZE, seed=seed, progress=False)
     return found.generator, found.losses.tolist()
 
 

@@ -1,4 +1,4 @@
-"""Speed of ``tlbook.pretraining`` against the usual recipe for SimCLR, from one run.
+"""Speed of ``tlbook.methods.pretraining`` against the usual recipe for SimCLR, from one run.
 
 ``python -m benchmarks.pretraining`` trains for an epoch on the same 1,024 emoji of 32 x 32 pixels
 by each method, in turns, and writes ``results/benchmarks/pretraining.json``. The recipe is the one
@@ -27,12 +27,13 @@ from torch.utils.data import DataLoader
 
 from benchmarks import measure, save
 from benchmarks.augment import one_by_one
-from tlbook.augment import two_views
-from tlbook.data import emoji_unlabeled
-from tlbook.networks import ConvEncoder
-from tlbook.objectives import simclr
-from tlbook.pretraining import pixels, pretrain, projection
-from tlbook.training import Batches, steps
+from tlbook.learning.augment import two_views
+from tlbook.learning.batches import Batches, pixels
+from tlbook.learning.loop import steps
+from tlbook.learning.networks import ConvEncoder
+from tlbook.methods.pretraining import pretrain, projection
+from tlbook.methods.selfsupervised import simclr
+from tlbook.sources.images import emoji_unlabeled
 
 TEMPERATURE = 0.2
 
@@ -84,14 +85,16 @@ def recipe(loader) -> float:
 def ours(images: np.ndarray, size: int) -> float:
     """All of ``pretrain``: also its key, and a file in a cache that is new each time."""
     with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, TLBOOK_CACHE=folder):
-        return float(pretrain("SimCLR", images, epochs=1, size=size, progress=False).losses[0])
+        return float(
+            pretrain("SimCLR", images, epochs=1, batch_size=size, progress=False).losses[0]
+        )
 
 
 def ready_made(batches: Batches) -> None:
     """Our loop on views that are there, with the channels where ``pretrain`` puts them."""
     model, optimizer = network()
     model.to(memory_format=torch.channels_last)
-    for _ in steps(model, simclr(TEMPERATURE), batches, optimizer, whole=True):
+    for _ in steps(model, simclr(TEMPERATURE), batches, optimizer):
         pass
 
 

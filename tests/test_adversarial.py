@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from tlbook.adversarial import diversity, gan_steps
-from tlbook.networks import MLP, Discriminator, Generator
-from tlbook.training import Batches, TrainingError
+from tlbook.learning.batches import Batches
+from tlbook.learning.loop import TrainingError
+from tlbook.learning.networks import MLP
+from tlbook.methods.adversarial import Discriminator, Generator, diversity, gan_steps
 
 
 class Flat(nn.Module):
@@ -40,7 +41,7 @@ def optimizers(*networks: nn.Module, lr: float = 2e-3) -> list[torch.optim.Optim
 
 def run(x: torch.Tensor, epochs: int = 1, seed: int = 0, networks=None, **options):
     networks = networks or pair(seed)
-    batches = Batches({"x": x}, size=64, epochs=epochs, seed=seed)
+    batches = Batches({"x": x}, batch_size=64, epochs=epochs, seed=seed)
     options = {"latent": 4, "seed": seed} | options
     found = list(gan_steps(*networks, batches, *optimizers(*networks), **options))
     return networks, found
@@ -52,7 +53,7 @@ def test_the_distribution_of_two_pixels_is_learned(seed):
     x, networks = pixels(), pair(seed)
     noise = torch.randn(500, 4, generator=torch.Generator().manual_seed(9))
     assert (networks[0](noise).mean(0) - x.mean(0)).abs().max() > 0.2  # before
-    batches = Batches({"x": x}, size=64, epochs=80, seed=seed)
+    batches = Batches({"x": x}, batch_size=64, epochs=80, seed=seed)
     means, spread = [], []
     for step in gan_steps(*networks, batches, *optimizers(*networks), latent=4, seed=seed):
         if step.index >= len(batches) / 2 and step.index % 10 == 0:
@@ -69,7 +70,7 @@ def test_a_dcgan_learns_the_color_of_images(seed):
     color = torch.tensor([0.9, 0.5, 0.1]).view(3, 1, 1)
     x = (color + 0.05 * torch.randn(64, 1, 1, 1)).clamp(0, 1).repeat(1, 1, 8, 8)
     networks = Generator(4, size=8, width=8), Discriminator(size=8, width=8)
-    batches, means = Batches({"x": x}, size=32, epochs=60, seed=seed), []
+    batches, means = Batches({"x": x}, batch_size=32, epochs=60, seed=seed), []
     for step in gan_steps(*networks, batches, *optimizers(*networks, lr=5e-3), seed=seed):
         if step.index >= len(batches) / 2:
             with torch.no_grad():
@@ -90,7 +91,7 @@ def test_steps_are_counted_and_seeded():
 def test_the_first_losses_are_those_of_the_definition():
     x = pixels(64)
     generator, discriminator = pair()
-    batch = next(iter(Batches({"x": x}, size=64, seed=0)))["x"]
+    batch = next(iter(Batches({"x": x}, batch_size=64, seed=0)))["x"]
     fake = generator(torch.randn(64, 4, generator=torch.Generator().manual_seed(0)))
     real, made = (discriminator(v).sigmoid().detach() for v in (batch, fake))
     _, (first,) = run(x)
@@ -112,7 +113,7 @@ def test_the_generator_maximizes_log_d_against_the_discriminator_just_updated():
     (generator, discriminator), (step,) = run(x)
     ours, theirs = pair()
     for_ours, for_theirs = optimizers(ours, theirs)
-    batch = next(iter(Batches({"x": x}, size=64, seed=0)))["x"]
+    batch = next(iter(Batches({"x": x}, batch_size=64, seed=0)))["x"]
     noise = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
     real, made = theirs(batch).sigmoid(), theirs(ours(noise).detach()).sigmoid()
     (-real.log().mean() - (1 - made).log().mean()).backward()
@@ -133,7 +134,7 @@ def test_the_generator_maximizes_log_d_against_the_discriminator_just_updated():
 def test_networks_train_after_being_looked_at():
     torch.manual_seed(0)
     networks = Generator(4, size=8, width=4), Discriminator(size=8, width=4)
-    batches = Batches({"x": torch.rand(16, 3, 8, 8)}, size=8, epochs=2)
+    batches = Batches({"x": torch.rand(16, 3, 8, 8)}, batch_size=8, epochs=2)
     for _ in gan_steps(*networks, batches, *optimizers(*networks)):
         for network in networks:
             assert network.training

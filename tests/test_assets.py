@@ -1,4 +1,5 @@
-"""tlbook.assets against small real archives on a loopback index, and against hostile ones."""
+"""tlbook.sources.assets against small real archives on a loopback index, and against hostile
+ones."""
 
 import base64
 import dataclasses
@@ -25,8 +26,8 @@ import pytest
 from packaging.licenses import canonicalize_license_expression
 from packaging.utils import canonicalize_name, parse_sdist_filename, parse_wheel_filename
 
-from tlbook import assets
 from tlbook.__main__ import main
+from tlbook.sources import assets
 
 WHEEL = "tiny_asset-1.0-py3-none-any.whl"
 SDIST = "tiny_asset-1.0.tar.gz"

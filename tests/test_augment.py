@@ -7,7 +7,7 @@ from PIL import Image, ImageEnhance
 from sklearn.datasets import load_sample_images
 from torch.nn import functional as F
 
-from tlbook.augment import augment, recolor, two_views, warp
+from tlbook.learning.augment import augment, recolor, two_views, warp
 
 #: Options that leave images as they are.
 NOTHING = {"scale": (1, 1), "ratio": (1, 1), "flip": 0, "degrees": 0, "shift": 0}

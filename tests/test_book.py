@@ -22,8 +22,8 @@ def test_book(name):
 def sample(tmp_path):
     root = tmp_path / "book"
     shutil.copytree(ROOT / "tests" / "data" / "book", root)
-    (root / "tlbook").mkdir()
-    shutil.copy(ROOT / "tlbook" / "claims.toml", root / "tlbook")
+    (root / "tlbook" / "evidence").mkdir(parents=True)
+    shutil.copy(ROOT / "tlbook" / "evidence" / "claims.toml", root / "tlbook" / "evidence")
     for path in Book(root).chapters:
         path.with_suffix(".ipynb").write_text(export.export(Book(root), path), "utf-8")
     return root
@@ -76,7 +76,7 @@ FAULTS = {
         (
             SAMPLE,
             "print(gain)",
-            "from tlbook.plots import heatmap\nheatmap(x)",
+            "from tlbook.evidence.plots import heatmap\nheatmap(x)",
             "a cell that draws",
         ),
     ],
@@ -177,7 +177,9 @@ def test_command_lists_problems_and_fails(sample, monkeypatch, capsys):
 def test_every_recorded_comparison_is_asked_for_and_there():
     chapters = build.Book(ROOT).chapters
     asked = {name for chapter in chapters for name in experiments.names(chapter)}
-    assert asked == {file.stem for file in (ROOT / "tlbook" / "recorded").glob("*.json")}
+    assert asked == {
+        file.stem for file in (ROOT / "tlbook" / "evidence" / "recorded").glob("*.json")
+    }
 
 
 def test_unknown_experiments_are_named(monkeypatch, capsys):

@@ -113,7 +113,9 @@ def test_only_what_a_change_concerns_is_stale(tmp_path, monkeypatch):
             "A",
             vendored + "from tlbook import one\nimport json\njson.load(open('../results/x.json'))",
         ),
-        b=chapter("B", "import tlbook.two, tiny, tlbook.assets as a\na.path('emoji-labels');"),
+        b=chapter(
+            "B", "import tlbook.two, tiny, tlbook.sources.assets as a\na.path('emoji-labels');"
+        ),
     )
     (root / "results").mkdir()
     (root / "results" / "x.json").write_text("1")

@@ -1,4 +1,5 @@
-"""tlbook.cache: keys that tell contents apart, and arrays that are stored whole or not at all."""
+"""tlbook.sources.cache: keys that tell contents apart, and arrays that are stored whole or not at
+all."""
 
 import os
 import signal
@@ -9,7 +10,7 @@ import time
 import numpy as np
 import pytest
 
-from tlbook import cache
+from tlbook.sources import cache
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 from nbformat import v4
 
-from tlbook import claims
-from tlbook.experiment import Effect
+from tlbook.evidence import claims
+from tlbook.evidence.effects import Effect
 from tools import ledger
 
 
@@ -127,7 +127,7 @@ def test_the_readme_figure_goes_with_the_record(measured, shown):
 
 
 def test_tables_go_with_the_record(measured, shown):
-    claims.keep("the-table", pd.DataFrame({"arm": ["a", "b"], "score": [1 / 3, 1]}))
+    claims.keep_table("the-table", pd.DataFrame({"arm": ["a", "b"], "score": [1 / 3, 1]}))
     (bundle,) = shown
     assert "0.333" in bundle["text/html"]
     output = v4.new_output("display_data", data=bundle)
@@ -139,7 +139,7 @@ def test_tables_go_with_the_record(measured, shown):
     ledger.accept()
     assert not list(ledger.TABLES.iterdir())
     with pytest.raises(ValueError, match="lowercase letters"):
-        claims.keep("../a", pd.DataFrame())
+        claims.keep_table("../a", pd.DataFrame())
 
 
 def documented(x):

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from tlbook import data
+from tlbook import data, sources
+from tlbook.sources import images
 
 rng = np.random.default_rng(0)
 
@@ -62,7 +63,7 @@ def test_impossible_shares_are_refused(shares):
 def test_budgets_are_nested_and_balanced():
     made_data = made()
     rows = data.split(made_data).train
-    small, large = (data.limit(made_data, rows, per_class=k, seed=7) for k in (5, 10))
+    small, large = (data.sample(made_data, rows, per_class=k, seed=7) for k in (5, 10))
     assert set(small) < set(large) < set(rows)
     assert list(np.bincount(made_data.y[large])) == [10, 10]
 
@@ -70,13 +71,13 @@ def test_budgets_are_nested_and_balanced():
 def test_budgets_differ_by_seed():
     made_data = made()
     rows = np.arange(len(made_data))
-    draws = [tuple(data.limit(made_data, rows, per_class=5, seed=seed)) for seed in range(5)]
+    draws = [tuple(data.sample(made_data, rows, per_class=5, seed=seed)) for seed in range(5)]
     assert len(set(draws)) == 5
 
 
 def test_a_budget_beyond_the_data_names_the_class():
     with pytest.raises(ValueError, match="class 'a' has 120 rows"):
-        data.limit(made(), np.arange(300), per_class=121, seed=0)
+        data.sample(made(), np.arange(300), per_class=121, seed=0)
 
 
 def test_labeled_refuses_what_is_no_classification():
@@ -91,7 +92,7 @@ def test_labeled_refuses_what_is_no_classification():
 @pytest.mark.parametrize(("domain", "n"), [("amazon", 2985), ("tweets", 3432), ("nyt", 2970)])
 def test_reviews_as_published(domain, n):
     """The published counts at a rating of at least 0.5, less the duplicates."""
-    reviews = data.reviews(domain)
+    reviews = sources.reviews(domain)
     assert 0.97 * n < len(reviews) <= n
     assert np.all(np.abs(reviews.extra["rating"]) >= 0.5)
     assert np.array_equal(reviews.y == 1, reviews.extra["rating"] > 0)
@@ -99,46 +100,33 @@ def test_reviews_as_published(domain, n):
 
 
 def test_sentences_of_one_review_share_a_group():
-    reviews = data.reviews("amazon")
+    reviews = sources.reviews("amazon")
     assert len(np.unique(reviews.groups)) < len(reviews) / 5
 
 
 def test_unknown_names_list_the_known_ones():
     with pytest.raises(ValueError, match="amazon, movie, tweets, nyt"):
-        data.reviews("books")
+        sources.reviews("books")
     with pytest.raises(ValueError, match="twemoji, openmoji"):
-        data.emoji("noto")
+        sources.emoji("noto")
 
 
 def test_bbc_has_no_duplicate_on_both_sides():
-    news = data.bbc()
+    news = sources.bbc()
     assert news.classes == ("business", "entertainment", "politics", "sports", "tech")
     assert 2100 < len(news) < 2225  # 2,225 files hold about a hundred copies
     parts = data.split(news)
     assert not set(news.x[parts.train]) & set(news.x[parts.test])
 
 
-def test_newsgroups_as_published():
-    """18,821 messages, of which 7,528 are for testing, less the duplicates; letters and spaces."""
-    news = data.newsgroups()
-    assert len(news.classes) == 20
-    assert 18_700 < len(news) < 18_821
-    assert 7_490 < news.extra["test"].sum() < 7_528
-    assert set("".join(news.x)) == set("abcdefghijklmnopqrstuvwxyz ")
-    assert len(data.distinct(news)) == len(news)
-    space = news.x[news.y == news.classes.index("sci.space")]
-    assert np.mean(["orbit" in text for text in space]) > 0.1  # labels stand beside their texts
-    assert np.mean(["orbit" in text for text in news.x]) < 0.05
-
-
 def test_chinese_reviews_are_consistent():
-    reviews = data.chinese_reviews()
+    reviews = sources.chinese_reviews()
     assert len(set(reviews.x)) == len(reviews)
     assert 17_000 < len(reviews) < 17_500
 
 
 def test_emoji_styles_match_row_by_row():
-    one, other = data.emoji("twemoji", size=24), data.emoji("openmoji", size=24)
+    one, other = sources.emoji("twemoji", size=24), sources.emoji("openmoji", size=24)
     assert list(one.extra["code"]) == list(other.extra["code"])
     assert one.x.shape == other.x.shape == (len(one), 24, 24, 3)
     assert len(one.classes) == 9
@@ -147,12 +135,12 @@ def test_emoji_styles_match_row_by_row():
 
 
 def test_emoji_rows_do_not_depend_on_size():
-    small, large = (data.emoji("openmoji", size=size).extra["code"] for size in (24, 32))
+    small, large = (sources.emoji("openmoji", size=size).extra["code"] for size in (24, 32))
     assert list(small) == list(large)
 
 
 def test_variants_of_one_emoji_share_a_group():
-    emoji = data.emoji("twemoji", size=24)
+    emoji = sources.emoji("twemoji", size=24)
     base = dict(zip(emoji.extra["code"], emoji.groups, strict=True))
     woman, person = "1F469-200D-1F393", "1F9D1-200D-1F393"  # students
     assert base[woman] == base[person]
@@ -161,7 +149,7 @@ def test_variants_of_one_emoji_share_a_group():
 
 
 def test_digits_are_images():
-    digits = data.digits()
+    digits = sources.digits()
     assert digits.x.shape[1:] == (8, 8, 3)
     assert digits.x.dtype == np.uint8
     assert digits.x.max() == 255
@@ -171,12 +159,12 @@ def test_digits_are_images():
 
 
 @pytest.fixture(scope="module")
-def pool() -> data.Unlabeled:
-    return data.emoji_unlabeled("twemoji", size=24)
+def pool() -> sources.Unlabeled:
+    return sources.emoji_unlabeled("twemoji", size=24)
 
 
 def test_unlabeled_emoji_hold_the_labeled_ones_and_skin_tones(pool):
-    emoji = data.emoji("twemoji", size=24)
+    emoji = sources.emoji("twemoji", size=24)
     assert pool.x.shape == (len(pool.code), 24, 24, 3)
     assert pool.x.dtype == np.uint8
     assert 3900 < len(pool.code) <= 4009
@@ -189,7 +177,7 @@ def test_unlabeled_emoji_hold_the_labeled_ones_and_skin_tones(pool):
 
 
 def test_variants_in_the_pool_have_the_groups_of_labeled_emoji(pool):
-    emoji = data.emoji("twemoji", size=24)
+    emoji = sources.emoji("twemoji", size=24)
     group = dict(zip(pool.code, pool.groups, strict=True))
     for code, expected in zip(emoji.extra["code"], emoji.groups, strict=True):
         assert group[code.replace("-FE0F", "")] == expected
@@ -207,25 +195,25 @@ def test_variants_in_the_pool_have_the_groups_of_labeled_emoji(pool):
 
 
 def test_nothing_like_the_test_set_is_left_to_pretrain_on(pool):
-    emoji = data.emoji("twemoji", size=24)
+    emoji = sources.emoji("twemoji", size=24)
     for seed in range(3):
         test = data.split(emoji, seed=seed).test
-        rows = data.apart_from(pool, emoji.groups[test])
+        rows = sources.apart_from(pool, emoji.groups[test])
         assert 0.6 * len(pool.code) < len(rows) < 0.9 * len(pool.code)
         assert not set(pool.groups[rows]) & set(emoji.groups[test])
         # also by a look at the codes: one person of a test emoji, in any gender and skin
-        shapes = {data._group(code.replace("-FE0F", "")) for code in emoji.extra["code"][test]}
-        assert not shapes & {data._group(code) for code in pool.code[rows]}
+        shapes = {images._group(code.replace("-FE0F", "")) for code in emoji.extra["code"][test]}
+        assert not shapes & {images._group(code) for code in pool.code[rows]}
         images = {image.tobytes() for image in pool.x[rows]}
         assert not any(emoji.x[row].tobytes() in images for row in test)
 
 
 def test_nothing_like_what_the_pretraining_chapters_hold_out_is_pretrained_on():
     """Their own split: neither test nor validation, by groups and by pixels."""
-    emoji, pool = data.emoji("twemoji", size=32), data.emoji_unlabeled("twemoji", size=32)
+    emoji, pool = sources.emoji("twemoji", size=32), sources.emoji_unlabeled("twemoji", size=32)
     parts = data.split(emoji, test=1 / 4, validation=1 / 6)
     held_out = np.concatenate([parts.test, parts.validation])
-    rows = data.apart_from(pool, emoji.groups[held_out])
+    rows = sources.apart_from(pool, emoji.groups[held_out])
     assert not set(pool.groups[rows]) & set(emoji.groups[held_out])
     images = {image.tobytes() for image in pool.x[rows]}
     assert not any(image.tobytes() in images for image in emoji.x[held_out])
@@ -236,7 +224,7 @@ def test_nothing_like_what_the_pretraining_chapters_hold_out_is_pretrained_on():
 @pytest.mark.parametrize("style", ["twemoji", "openmoji"])
 def test_every_labeled_image_is_in_the_pool_once_and_under_its_group(style):
     """So that whoever leaves out a group leaves out the image, whatever the split."""
-    emoji, pool = data.emoji(style, size=24), data.emoji_unlabeled(style, size=24)
+    emoji, pool = sources.emoji(style, size=24), sources.emoji_unlabeled(style, size=24)
     group = {image.tobytes(): found for image, found in zip(pool.x, pool.groups, strict=True)}
     assert len(group) == len(pool.x)
     assert [group[image.tobytes()] for image in emoji.x] == list(emoji.groups)
@@ -256,37 +244,37 @@ def test_variants_that_two_emoji_share_are_left_out(pool):
 
 
 def test_couples_are_left_out_together(pool):
-    rows = data.apart_from(pool, np.array(["1F46B"]))
+    rows = sources.apart_from(pool, np.array(["1F46B"]))
     assert not {"1F46B", "1F46C", "1F46D"} & set(pool.groups[rows])
     assert "1F44B" in pool.groups[rows]
     with pytest.raises(ValueError, match="twemoji, openmoji"):
-        data.emoji_unlabeled("noto")
+        sources.emoji_unlabeled("noto")
 
 
 @pytest.mark.parametrize("size", [8, 32])
 def test_letters_are_printed_digits_in_many_fonts(size):
-    printed = data.letters(size=size, copies=3)
+    printed = sources.letters(size=size, copies=3)
     assert printed.x.shape == (len(printed), size, size, 3)
     assert printed.x.dtype == np.uint8
     assert len(printed) == 22 * 10 * 3
     assert np.all(np.bincount(printed.y) == 66)
-    assert printed.classes == data.digits().classes
+    assert printed.classes == sources.digits().classes
     assert len(set(printed.extra["font"])) == 22
     corners = printed.x[:, [0, 0, -1, -1], [0, -1, 0, -1]]
     assert corners.mean() < 40 < printed.x.mean()  # white on black
 
 
 def test_letters_are_seeded_and_distorted():
-    one, again, other = (data.letters(copies=2, seed=seed) for seed in (0, 0, 1))
+    one, again, other = (sources.letters(copies=2, seed=seed) for seed in (0, 0, 1))
     assert np.array_equal(one.x, again.x)
     assert not np.array_equal(one.x, other.x)
     assert len({image.tobytes() for image in one.x}) == len(one)
-    assert data.letters("AB", copies=2).classes == ("A", "B")
+    assert sources.letters("AB", copies=2).classes == ("A", "B")
 
 
 def test_letters_are_turned_or_sheared():
     """The long axis of an upright l leans to both sides."""
-    bars = data.letters("lI", size=32, copies=20)
+    bars = sources.letters("lI", size=32, copies=20)
     upright = (bars.extra["font"] == "DejaVuSans.ttf") & (bars.y == 0)
     leans = []
     for image in bars.x[upright, ..., 0].astype(float):
@@ -299,7 +287,7 @@ def test_letters_are_turned_or_sheared():
 
 
 def test_a_font_never_stands_on_both_sides_of_a_split():
-    printed = data.letters(copies=3)
+    printed = sources.letters(copies=3)
     fonts = printed.extra["font"]
     for seed in range(3):
         parts = data.split(printed, test=0.25, validation=0.25, seed=seed)
@@ -315,7 +303,7 @@ def test_printed_digits_teach_something_about_handwritten_ones():
     """Each character fills the image as handwriting does: a linear model carries over."""
     from sklearn.linear_model import RidgeClassifier
 
-    printed, written = data.letters(copies=5), data.digits()
+    printed, written = sources.letters(copies=5), sources.digits()
     x, y = (part.x[..., 0].reshape(len(part), -1) / 255 for part in (printed, written))
     assert RidgeClassifier().fit(x, printed.y).score(y, written.y) > 0.45
 
@@ -323,6 +311,6 @@ def test_printed_digits_teach_something_about_handwritten_ones():
 def test_letters_no_font_has_are_refused():
     for characters in ("00", "é", "一"):
         with pytest.raises(ValueError, match="digits and Latin letters only"):
-            data.letters(characters)
+            sources.letters(characters)
     with pytest.raises(ValueError, match="copies=0"):
-        data.letters(copies=0)
+        sources.letters(copies=0)

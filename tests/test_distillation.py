@@ -9,19 +9,19 @@ from scipy.special import rel_entr, softmax
 from torch import nn
 from torch.nn import functional as F
 
-from tlbook.distillation import (
-    attention_transfer,
+from tlbook.learning.batches import Batches
+from tlbook.learning.freezing import ALL, param_groups
+from tlbook.learning.loop import predict, steps
+from tlbook.learning.losses import classification
+from tlbook.learning.networks import MLP, WithAuxiliary
+from tlbook.methods.distillation import (
     distillation,
     hint,
     rkd_angle,
     rkd_distance,
-    taught,
     teacher_columns,
+    with_teacher,
 )
-from tlbook.freezing import ALL, param_groups
-from tlbook.networks import MLP, WithAuxiliary
-from tlbook.objectives import classification
-from tlbook.training import Batches, predict, steps
 
 from .test_training import linear, sentences, tiny_bert, vectors
 
@@ -108,7 +108,7 @@ def test_a_teacher_is_computed_once_in_eval_mode_and_in_order(texts):
         columns, layer = vectors(50), "0"
     next(teacher.train().children()).eval()  # as where a part is frozen
     modes = [module.training for module in teacher.modules()]
-    found = teacher_columns(teacher, columns, [layer], size=16)
+    found = teacher_columns(teacher, columns, [layer], batch_size=16)
     assert [module.training for module in teacher.modules()] == modes
     assert set(found) == {"teacher_logits", f"teacher_{layer}"}
     inputs = {name: column for name, column in columns.items() if name != "labels"}
@@ -128,7 +128,7 @@ def test_a_teacher_is_computed_once_in_eval_mode_and_in_order(texts):
 def test_layers_of_a_teacher_must_have_one_shape():
     teacher = tiny_bert().train()
     with pytest.raises(ValueError, match="differ in shape between examples"):
-        teacher_columns(teacher, sentences(50), ["bert.embeddings"], size=8)
+        teacher_columns(teacher, sentences(50), ["bert.embeddings"], batch_size=8)
     with pytest.raises(ValueError, match=r"no layer \['body'\]"):
         teacher_columns(teacher, sentences(50), ["body"])
     assert all(module.training for module in teacher.modules())
@@ -215,23 +215,6 @@ def test_relations_need_examples():
             loss(student, teacher[:2])
 
 
-def test_attention_by_loops():
-    rng = np.random.default_rng(0)
-    student, teacher = rng.normal(size=(4, 2, 3, 5)), rng.normal(size=(4, 6, 3, 5))
-    total = 0.0
-    for ours, theirs in zip(student, teacher, strict=True):
-        maps = [np.sum(np.square(activation), axis=0).ravel() for activation in (ours, theirs)]
-        one, other = (m / np.sqrt(np.sum(m**2)) for m in maps)
-        total += np.sum((one - other) ** 2)
-    found = attention_transfer(torch.from_numpy(student), torch.from_numpy(teacher))
-    assert found.item() == pytest.approx(total / 4, rel=1e-10)
-    same = torch.from_numpy(student)
-    assert attention_transfer(same, -3 * same.repeat(1, 2, 1, 1)).item() < 1e-20
-    for other in (same[:, :, :2], same.flatten(2)):
-        with pytest.raises(ValueError, match="have no common grid"):
-            attention_transfer(other, torch.from_numpy(teacher))
-
-
 def test_a_hint_is_half_the_squared_distance():
     student, teacher = features(e=3)
     expected = np.square(student.numpy() - teacher.numpy()).sum() / 2 / len(student)
@@ -255,14 +238,14 @@ def test_taught_is_cross_entropy_and_distances():
     student, columns = lesson()
     batch = next(iter(Batches(columns, 64, seed=None)))
     x, truth = batch["x"], batch["labels"]
-    loss_fn = taught(rkd_angle, {"1": "1", "2": "logits"}, weight=3.0)
+    loss_fn = with_teacher(rkd_angle, {"1": "1", "2": "logits"}, weight=3.0)
     loss, logs = loss_fn(student, batch)
     distance = rkd_angle(student[1](student[0](x)), batch["teacher_1"])
     distance = distance + rkd_angle(student(x), batch["teacher_logits"])
     plain, of_plain = classification()(student, {"x": x, "labels": truth})
     assert loss.item() == pytest.approx((plain + 3 * distance).item(), rel=1e-5)
     assert logs == {"transfer": pytest.approx(distance.item(), rel=1e-5), **of_plain}
-    without = taught(rkd_angle, {"1": "1"}, labels=False)
+    without = with_teacher(rkd_angle, {"1": "1"}, labels=False)
     del batch["labels"]
     loss, logs = without(student, batch)
     assert loss.item() == pytest.approx(logs["transfer"], rel=1e-5)
@@ -270,18 +253,18 @@ def test_taught_is_cross_entropy_and_distances():
         loss_fn(student, batch)
     batch["labels"] = truth
     with pytest.raises(KeyError, match="logits, 1 has no column teacher_body"):
-        taught(rkd_angle, {"1": "body"})(student, batch)
+        with_teacher(rkd_angle, {"1": "body"})(student, batch)
     with pytest.raises(ValueError, match="name a layer of the student"):
-        taught(rkd_angle, {})
+        with_teacher(rkd_angle, {})
 
 
 @pytest.mark.parametrize(
     "build",
     [
         lambda: distillation(2.0, alpha=1.0),
-        lambda: taught(rkd_distance, {"network.1": "1"}, labels=False),
-        lambda: taught(rkd_angle, {"network.1": "1"}, labels=False),
-        lambda: taught(hint, {"network.1": "1"}, labels=False, regressor=True),
+        lambda: with_teacher(rkd_distance, {"network.1": "1"}, labels=False),
+        lambda: with_teacher(rkd_angle, {"network.1": "1"}, labels=False),
+        lambda: with_teacher(hint, {"network.1": "1"}, labels=False, regressor=True),
     ],
 )
 def test_a_student_learns_what_the_teacher_teaches(build):
@@ -289,8 +272,8 @@ def test_a_student_learns_what_the_teacher_teaches(build):
     model = WithAuxiliary(network, nn.Linear(4, 16))
     before = model.auxiliary.weight.detach().clone()
     optimizer = torch.optim.AdamW(param_groups(model, ALL, lr=1e-2))
-    batches = Batches(columns, size=32, epochs=40)
-    losses = [step.loss for step in steps(model, build(), batches, optimizer, whole=True)]
+    batches = Batches(columns, batch_size=32, epochs=40)
+    losses = [step.loss for step in steps(model, build(), batches, optimizer)]
     assert np.mean(losses[-4:]) < 0.5 * np.mean(losses[:4])
     moved = (model.auxiliary.weight - before).abs().max() > 0.05
     assert moved == ("hint" in build.__code__.co_names)  # what no loss uses only decays
@@ -300,6 +283,6 @@ def test_a_regressor_that_is_missing_is_named():
     student, columns = lesson()
     batch = next(iter(Batches(columns, 64)))
     with pytest.raises(ValueError, match="trains an auxiliary module"):
-        taught(hint, {"1": "1"}, regressor=True)(student, batch)
+        with_teacher(hint, {"1": "1"}, regressor=True)(student, batch)
     with pytest.raises(ValueError, match=r"are \(64, 4\), the teacher's \(64, 16\)"):
-        taught(hint, {"1": "1"})(student, batch)
+        with_teacher(hint, {"1": "1"})(student, batch)

@@ -21,10 +21,11 @@ from transformers import (
 )
 
 from examples import finetune_csv
-from tlbook.features import frozen_prefix
-from tlbook.freezing import head_only, param_groups
-from tlbook.pretrained import load
-from tlbook.training import Batches, predict, tokenized
+from tlbook.learning.batches import Batches, tokenized
+from tlbook.learning.freezing import head_only, param_groups
+from tlbook.learning.loop import predict
+from tlbook.learning.prefix import frozen_prefix
+from tlbook.sources.pretrained import load
 
 SCRIPT = Path(finetune_csv.__file__)
 WORDS = {

@@ -7,15 +7,11 @@ import pytest
 from scipy.stats import norm
 from sklearn.metrics import balanced_accuracy_score
 
-from tlbook import data, experiment
-from tlbook.experiment import (
-    Comparison,
-    Effect,
-    balanced_accuracy,
-    compare,
-    episode_accuracy,
-    recorded,
-)
+from tlbook import data
+from tlbook.evidence import comparison, recording
+from tlbook.evidence.comparison import Comparison, compare
+from tlbook.evidence.effects import Effect, balanced_accuracy, episode_accuracy
+from tlbook.evidence.recording import recorded
 
 
 def runs(rng, seeds: int, n: int, skills=(1.0, 0.8)):
@@ -173,7 +169,7 @@ def test_compare_gives_every_arm_the_budget_of_its_seed(task):
         budgets=[3, None],
         seeds=[4, 5],
     )
-    assert seen[0] == seen[1] == (4, tuple(data.limit(labeled, rows.train, per_class=3, seed=4)))
+    assert seen[0] == seen[1] == (4, tuple(data.sample(labeled, rows.train, per_class=3, seed=4)))
     assert len({train for _, train in seen[:4]}) == 2  # another seed, other rows
     assert all(train == tuple(rows.train) for _, train in seen[4:])  # None: all of them
 
@@ -241,7 +237,7 @@ def rows(n: int = 60):
 def test_only_some_of_the_test_examples(numbers):
     whole = compare({"nearest": nearest(numbers)}, numbers, **rows(), budgets=[2, 5], seeds=[0, 1])
     mask = numbers.x[30:] > 0
-    part = whole.only(mask)
+    part = whole.subset(mask)
     expected = [
         balanced_accuracy_score(numbers.y[30:][mask], predicted[mask])
         for predicted in whole.predictions["nearest"][1]
@@ -271,7 +267,7 @@ def test_saving_is_a_share_of_the_control():
     seconds = {"fast": np.array([[1.0, 2.0, 1.0]]), "slow": np.array([[2.0, 4.0, 4.0]])}
     y = np.array([0, 1])
     labels = {arm: np.zeros((1, 3, 2), int) for arm in seconds}
-    found = experiment.Comparison("", (4,), (0, 1, 2), y, y, labels, seconds)
+    found = comparison.Comparison("", (4,), (0, 1, 2), y, y, labels, seconds)
     effect = found.saving("fast", "slow", 4)
     shares = np.array([0.5, 0.5, 0.75])
     half = 4.302653 * shares.std(ddof=1) / np.sqrt(3)  # t at 97.5 % with two degrees of freedom
@@ -280,7 +276,7 @@ def test_saving_is_a_share_of_the_control():
 
 
 def test_what_is_recorded_is_read_again_without_running(numbers, tmp_path, monkeypatch):
-    monkeypatch.setattr(experiment, "RECORDED", tmp_path / "recorded")
+    monkeypatch.setattr(recording, "RECORDED", tmp_path / "recorded")
     asked = rows() | {"budgets": [2, 5], "seeds": [0, 1]}
     arms = {"nearest": nearest(numbers), "one class": one_class}
     with pytest.raises(FileNotFoundError, match="nothing is recorded as 'a-name'"):
@@ -328,7 +324,7 @@ def worth_of(arm, control):
     seconds = dict.fromkeys(predictions, np.zeros((3, 4)))
     ones, groups = np.ones(4000, dtype=int), np.arange(4000)
     compared = Comparison("a", (4, 16, 64), (0, 1, 2, 3), ones, groups, predictions, seconds)
-    return compared.worth("arm", 4, "control")
+    return compared.equivalent_budget("arm", 4, "control")
 
 
 def test_worth_is_read_off_the_control_s_curve():

@@ -194,7 +194,7 @@ def test_computed_values_are_said_by_a_folded_cell(book):
     assert (before.source, after.source) == ("Before.", "After.")
     assert said.cell_type == "code"
     assert said.source == (
-        '#@title\nfrom tlbook.claims import say\n\nsay(r"""\n'
+        '#@title\nfrom tlbook.evidence.claims import say\n\nsay(r"""\n'
         "The source gains <<gain:.1f>> [points](02-other.ipynb).\n\n"
         '| a |\n|---|\n| <<gain:+.2f>> |\n""")'
     )

@@ -8,10 +8,11 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertModel
 
-from tlbook import cache
-from tlbook.data import reviews
-from tlbook.features import features, mean_pool, pad, preprocess, tokenize
-from tlbook.pretrained import TextEncoder, load
+from tlbook.learning.features import features, mean_pool, pad, preprocess, token_ids
+from tlbook.sources import cache
+from tlbook.sources.encoders import TextEncoder
+from tlbook.sources.pretrained import load
+from tlbook.sources.texts import reviews
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +81,7 @@ def test_mean_pool_leaves_padding_out():
 @torch.inference_mode()
 def test_padding_changes_nothing(minilm, texts):
     """Mean pooling of a padded batch, against each text without padding."""
-    ids, mask = pad(minilm, tokenize(minilm, texts))
+    ids, mask = pad(minilm, token_ids(minilm, texts))
     assert (mask == 0).any()
     pooled = mean_pool(minilm.model(input_ids=ids, attention_mask=mask).last_hidden_state, mask)
     np.testing.assert_allclose(
@@ -297,7 +298,7 @@ def test_the_benchmark_counts_what_torch_counts(tiny):
 
     from benchmarks.features import flops
 
-    ids, mask = pad(tiny, tokenize(tiny, ["some words to count", "another four or five"]))
+    ids, mask = pad(tiny, token_ids(tiny, ["some words to count", "another four or five"]))
     tiny.model.pooler = None
     tiny.model.set_attn_implementation("eager")
     with FlopCounterMode(display=False) as counter:

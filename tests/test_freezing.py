@@ -5,12 +5,11 @@ import torch
 from torch import nn
 from torch.optim import SGD, AdamW
 
-from tlbook.freezing import (
+from tlbook.learning.batches import Batches
+from tlbook.learning.freezing import (
     ALL,
     audit_frozen,
-    bias_only,
     describe,
-    discriminative,
     eval_mode,
     head_only,
     last_layers,
@@ -18,8 +17,8 @@ from tlbook.freezing import (
     train_mode,
     unfreeze,
 )
-from tlbook.objectives import classification
-from tlbook.training import Batches, steps
+from tlbook.learning.loop import steps
+from tlbook.learning.losses import classification
 
 from .test_training import sentences, tiny_bert, weights
 
@@ -103,21 +102,9 @@ def test_tables_train_what_they_say(table, trained):
         assert parameter.requires_grad == any(part in name for part in trained), name
 
 
-def test_bias_only_trains_head_and_biases():
-    model = tiny_bert()
-    param_groups(model, bias_only(), lr=1.0)
-    assert all("classifier" in name or name.endswith("bias") for name in trained_names(model))
-
-
 def test_more_layers_than_there_are():
     with pytest.raises(ValueError, match="3 numbered layers"):
         last_layers(tiny_bert(), 4)
-
-
-def test_discriminative_rates_fall_with_depth():
-    model = tiny_bert()
-    groups = param_groups(model, discriminative(model, 0.5), lr=1.0)
-    assert sorted({group["lr"] for group in groups}) == [0.0625, 0.125, 0.25, 0.5, 1.0]
 
 
 def test_describe_shows_what_is_trained():

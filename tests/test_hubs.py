@@ -1,4 +1,5 @@
-"""tlbook.hubs and the hubs' own client libraries, against loopback servers and their faults.
+"""tlbook.sources.hubs and the hubs' own client libraries, against loopback servers and their
+faults.
 
 The clients are the real ones, unmodified. They read HF_ENDPOINT and HF_HUB_OFFLINE when they are
 imported, so they run in processes of their own, with caches of their own.
@@ -28,7 +29,7 @@ import pytest
 
 from tests import loopback
 from tests.loopback import HuggingFaceHub, TensorFlowHub
-from tlbook import hubs
+from tlbook.sources import hubs
 
 BERT = "google-bert/bert-base-uncased"
 NNLM = "/google/nnlm-en-dim50/2"
@@ -130,7 +131,7 @@ class Worker:
         return Reply(**json.loads(line))
 
     def folder(self, handle: str, revision: str | None = None, seconds: float = 60.0) -> Reply:
-        """What tlbook.hubs.folder gives or raises."""
+        """What tlbook.sources.hubs.folder gives or raises."""
         return self.ask(f"str(hubs.folder({handle!r}, {revision!r}))", seconds)
 
     @contextlib.contextmanager
@@ -337,13 +338,13 @@ def test_from_pretrained_offline(bert):
 
 
 def test_our_load_uses_what_from_pretrained_left(bert, request):
-    from tlbook import pretrained
+    from tlbook import sources
 
     assert bert.loaded("ours") and bert.loaded("ours, pinned")
     if bert.expected:
         for part, name in (("ours", "new"), ("ours, pinned", "old")):
             folder = request.getfixturevalue("tiny")[name]
-            assert bert.loaded(part) == pretrained.load(folder).fingerprint
+            assert bert.loaded(part) == sources.load(folder).fingerprint
 
 
 def test_from_pretrained_survives_a_connection_that_was_cut(bert):

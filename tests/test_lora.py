@@ -5,9 +5,10 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch.optim import AdamW
 
-from tlbook.freezing import audit_frozen, param_groups, train_mode
-from tlbook.objectives import classification
-from tlbook.training import Batches, predict, steps
+from tlbook.learning.batches import Batches
+from tlbook.learning.freezing import audit_frozen, param_groups, train_mode
+from tlbook.learning.loop import predict, steps
+from tlbook.learning.losses import classification
 
 from .test_training import sentences, tiny_bert
 

@@ -13,12 +13,15 @@ from torch.func import functional_call, replace_all_batch_norm_modules_
 from torch.nn import functional as F
 from torch.optim import SGD, Adam
 
-from tlbook.meta import (
+from tlbook.learning.batches import Batches
+from tlbook.learning.loop import fit, steps
+from tlbook.learning.networks import MLP, ConvEncoder
+from tlbook.methods.meta import (
     Episodes,
     adapt,
-    adapted,
-    fitted,
+    finetune_learner,
     maml,
+    maml_learner,
     nearest_prototype,
     prototype_logits,
     prototypical,
@@ -28,8 +31,6 @@ from tlbook.meta import (
     sinusoids,
     split_classes,
 )
-from tlbook.networks import MLP, ConvEncoder
-from tlbook.training import Batches, fit, steps
 
 
 def clusters(classes: int = 12, each: int = 20, d: int = 4, seed: int = 0, spread: float = 1.0):
@@ -54,7 +55,7 @@ def gradient(model: nn.Module, loss: torch.Tensor) -> torch.Tensor:
 def test_an_episode_repeats_neither_class_nor_example():
     x, y = clusters()
     first_classes = set()
-    for batch in Episodes(x, y, ways=5, shots=3, queries=4, number=20, size=2):
+    for batch in Episodes(x, y, ways=5, shots=3, queries=4, number=20, batch_size=2):
         for task, rows in enumerate(batch.rows):
             classes = y[rows]
             assert rows.shape == (5, 7) and len(np.unique(rows)) == 35
@@ -71,7 +72,7 @@ def test_episodes_are_of_the_seed_wherever_they_begin():
     x, y = clusters()
 
     def rows(start=0, **options):
-        episodes = Episodes(x, y, queries=4, size=2, **{"number": 6, "seed": 1} | options)
+        episodes = Episodes(x, y, queries=4, batch_size=2, **{"number": 6, "seed": 1} | options)
         return [found.tolist() for found in episodes.rows(start)]
 
     assert rows() == rows() and len(rows()) == 6
@@ -159,7 +160,7 @@ def test_sinusoids_are_those_of_the_paper():
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # scikit-learn's, at one shot
 def test_prototypes_of_raw_features_are_scikit_learns_nearest_centroid(shots):
     x, y = clusters(spread=3.0)
-    ours, theirs = nearest_prototype(nn.Identity()), fitted(NearestCentroid())
+    ours, theirs = nearest_prototype(nn.Identity()), finetune_learner(NearestCentroid())
     for batch in Episodes(x, y, shots=shots, queries=10, number=30):
         task = [batch[name][0] for name in ("support_x", "support_y", "query_x")]
         assert ours(*task).tolist() == theirs(*task).tolist()
@@ -175,7 +176,7 @@ def test_prototypes_of_raw_features_are_scikit_learns_nearest_centroid(shots):
 
 def test_tasks_of_a_batch_do_not_mix():
     x, y = clusters(spread=3.0)
-    episodes = Episodes(x, y, shots=2, queries=3, size=4, number=1)
+    episodes = Episodes(x, y, shots=2, queries=3, batch_size=4, number=1)
     (batch,) = episodes
     alone = [prototypical()(nn.Identity(), episodes.batch(rows[None]))[0] for rows in batch.rows]
     assert len({round(loss.item(), 3) for loss in alone}) == 4
@@ -244,7 +245,9 @@ def test_the_meta_gradient_is_the_closed_form(k, first_order):
     """With A, b of the support and C, e of the query, k steps lead to w_k, and the gradient is
     (I - lr A)^k (C w_k - e), or without its first factor where the steps count as constants."""
     columns, model, lr = quadratics(), line(), 0.1
-    loss, _ = maml(F.mse_loss, steps=k, lr=lr, first_order=first_order)(model, tensors(columns))
+    loss, _ = maml(F.mse_loss, inner_steps=k, lr=lr, first_order=first_order)(
+        model, tensors(columns)
+    )
     w0 = model.weight.detach().numpy()[0]
     expected, losses = [], []
     for sx, sy, qx, qy in zip(*(columns[name] for name in columns), strict=True):
@@ -261,7 +264,7 @@ def test_the_meta_gradient_is_the_closed_form(k, first_order):
 def test_first_order_is_another_gradient_of_the_same_loss():
     batch, model = tensors(quadratics()), line()
     first, second = (
-        maml(F.mse_loss, steps=1, lr=0.1, first_order=order)(model, batch)[0]
+        maml(F.mse_loss, inner_steps=1, lr=0.1, first_order=order)(model, batch)[0]
         for order in (True, False)
     )
     assert first.item() == second.item()
@@ -274,8 +277,8 @@ def test_maml_of_a_network_equals_plain_autograd_task_by_task(first_order):
     torch.manual_seed(0)
     model = MLP([4, 8, 5]).double()
     x, y = clusters()
-    (batch,) = Episodes(x.astype(float), y, shots=2, queries=3, size=3, number=1)
-    loss, logs = maml(F.cross_entropy, steps=2, lr=0.3, first_order=first_order)(model, batch)
+    (batch,) = Episodes(x.astype(float), y, shots=2, queries=3, batch_size=3, number=1)
+    loss, logs = maml(F.cross_entropy, inner_steps=2, lr=0.3, first_order=first_order)(model, batch)
     total, right = 0, []
     for sx, sy, qx, qy in zip(*batch.values(), strict=True):
         params = list(model.parameters())
@@ -296,7 +299,7 @@ def test_maml_of_a_network_equals_plain_autograd_task_by_task(first_order):
 
 def test_maml_without_steps_is_ordinary_training():
     batch, model = tensors(quadratics()), line()
-    loss, logs = maml(F.mse_loss, steps=0, lr=0.1)(model, batch)
+    loss, logs = maml(F.mse_loss, inner_steps=0, lr=0.1)(model, batch)
     plain = F.mse_loss(model(batch["query_x"].flatten(0, 1)), batch["query_y"].flatten(0, 1))
     assert loss.item() == pytest.approx(plain.item(), rel=1e-12)
     torch.testing.assert_close(gradient(model, loss), gradient(model, plain))
@@ -307,7 +310,7 @@ def test_adaptation_follows_the_closed_form_and_leaves_the_model_alone():
     columns, model, lr = quadratics(tasks=1), line(), 0.05
     x, y = columns["support_x"][0], columns["support_y"][0]
     before = weights(model)
-    found = adapt(model, F.mse_loss, tensors({"x": x, "y": y}).values(), steps=4, lr=lr)
+    found = adapt(model, F.mse_loss, tensors({"x": x, "y": y}).values(), inner_steps=4, lr=lr)
     A, b = quadratic_form(x, y)
     best = np.linalg.solve(A, b)
     assert len(found) == 5
@@ -316,18 +319,18 @@ def test_adaptation_follows_the_closed_form_and_leaves_the_model_alone():
         assert w["weight"].detach().numpy()[0] == pytest.approx(best + shrunk, rel=1e-10)
     assert torch.equal(weights(model), before)
     with torch.no_grad():
-        apart = adapt(model, F.mse_loss, (torch.tensor(x), torch.tensor(y)), steps=4, lr=lr)
+        apart = adapt(model, F.mse_loss, (torch.tensor(x), torch.tensor(y)), inner_steps=4, lr=lr)
     assert not apart[4]["weight"].requires_grad and found[4]["weight"].requires_grad
     assert torch.equal(apart[4]["weight"], found[4]["weight"])
     with pytest.raises(ValueError, match="steps=-1"):
-        adapt(model, F.mse_loss, (x, y), steps=-1, lr=lr)
+        adapt(model, F.mse_loss, (x, y), inner_steps=-1, lr=lr)
 
 
 def test_frozen_parts_are_not_adapted():
     model = MLP([4, 8, 5])
     model[0].requires_grad_(False)
     x, y = torch.randn(10, 4), torch.arange(10) % 5
-    last = adapt(model, F.cross_entropy, (x, y), steps=3, lr=0.5)[-1]
+    last = adapt(model, F.cross_entropy, (x, y), inner_steps=3, lr=0.5)[-1]
     assert set(last) == {"2.weight", "2.bias"}
     assert not torch.allclose(functional_call(model, last, (x,)), model(x))
 
@@ -337,8 +340,8 @@ def test_reptile_with_one_step_is_sgd_on_the_mean_task_loss():
     inner, outer = 0.05, 0.5
     (done,) = steps(
         one,
-        reptile(F.mse_loss, steps=1, lr=inner),
-        Batches(batch, size=3),
+        reptile(F.mse_loss, inner_steps=1, lr=inner),
+        Batches(batch, batch_size=3),
         SGD(one.parameters(), lr=outer),
         clip=None,
     )
@@ -353,7 +356,7 @@ def test_reptile_with_one_step_is_sgd_on_the_mean_task_loss():
 def test_reptile_moves_toward_the_mean_of_where_tasks_end():
     columns, model = quadratics(), line()
     batch, start = tensors(columns), weights(model).numpy()
-    loss, logs = reptile(F.mse_loss, steps=20, lr=0.05)(model, batch)
+    loss, logs = reptile(F.mse_loss, inner_steps=20, lr=0.05)(model, batch)
     ends, last = [], []
     for sx, sy, qx, qy in zip(*(columns[name] for name in columns), strict=True):
         x, y = np.concatenate([sx, qx]), np.concatenate([sy, qy])
@@ -372,7 +375,7 @@ def test_reptile_moves_toward_the_mean_of_where_tasks_end():
 def meta_trained(loss_fn, lr: float = 3e-3, number: int = 700) -> nn.Module:
     torch.manual_seed(0)
     model = MLP([1, 40, 40, 1])
-    tasks = Batches(sinusoids(25 * number, seed=0), size=25)
+    tasks = Batches(sinusoids(25 * number, seed=0), batch_size=25)
     for _ in steps(model, loss_fn, tasks, Adam(model.parameters(), lr=lr)):
         pass
     return model
@@ -383,7 +386,11 @@ def test_maml_adapts_to_a_sinusoid_where_joint_training_cannot():
     tasks = sinusoids(300, shots=10, queries=50, seed=1)
     first, joint = (
         query_losses(
-            meta_trained(maml(F.mse_loss, steps=k, lr=0.01)), F.mse_loss, tasks, steps=10, lr=0.01
+            meta_trained(maml(F.mse_loss, inner_steps=k, lr=0.01)),
+            F.mse_loss,
+            tasks,
+            inner_steps=10,
+            lr=0.01,
         ).mean(0)
         for k in (1, 0)
     )
@@ -398,13 +405,13 @@ def test_maml_adapts_to_a_sinusoid_where_joint_training_cannot():
 
 def test_query_losses_are_those_of_each_task():
     tasks, model = sinusoids(4, shots=5, queries=6), nn.Sequential(MLP([1, 8, 1]), nn.Dropout(0.5))
-    found = query_losses(model, F.mse_loss, tasks, steps=2, lr=0.1)
+    found = query_losses(model, F.mse_loss, tasks, inner_steps=2, lr=0.1)
     assert found.shape == (4, 3)
     for task in range(4):
         sx, sy, qx, qy = (
             torch.tensor(tasks[f"{half}_{c}"][task]) for half in ("support", "query") for c in "xy"
         )
-        for k, w in enumerate(adapt(model, F.mse_loss, (sx, sy), steps=2, lr=0.1)):
+        for k, w in enumerate(adapt(model, F.mse_loss, (sx, sy), inner_steps=2, lr=0.1)):
             expected = F.mse_loss(functional_call(model, w, (qx,)), qy).item()
             assert found[task, k] == pytest.approx(expected, rel=1e-4)
 
@@ -422,7 +429,7 @@ def convnet(ways: int = 3) -> nn.Module:
 
 @pytest.mark.parametrize("build", [maml, reptile])
 def test_batch_normalization_follows_no_running_statistics(build):
-    episodes = Episodes(*images(), ways=3, shots=2, queries=3, number=3, size=2)
+    episodes = Episodes(*images(), ways=3, shots=2, queries=3, number=3, batch_size=2)
     loss_fn, model = build(F.cross_entropy, steps=2, lr=0.1), convnet()
     with pytest.raises(ValueError, match=r"0\.blocks\.0\.1 would update running statistics"):
         next(steps(model, loss_fn, episodes, SGD(model.parameters(), lr=0.1)))
@@ -435,7 +442,7 @@ def test_batch_normalization_follows_no_running_statistics(build):
 
 
 def test_prototypes_keep_running_statistics():
-    model, episodes = convnet()[0], Episodes(*images(), ways=3, queries=3, number=4, size=2)
+    model, episodes = convnet()[0], Episodes(*images(), ways=3, queries=3, number=4, batch_size=2)
     for _ in steps(model, prototypical(), episodes, SGD(model.parameters(), lr=0.01)):
         pass
     assert model.blocks[0][1].num_batches_tracked == 4  # all tasks of a batch in one pass
@@ -454,7 +461,7 @@ def test_only_transductive_predictions_depend_on_the_other_queries():
     support, labels, query = x[:6], torch.tensor(y[:6] % 3), x[6:40]
     changed = {}
     for transductive in (True, False):
-        learner = adapted(model, steps=2, lr=0.5, transductive=transductive)
+        learner = maml_learner(model, inner_steps=2, lr=0.5, transductive=transductive)
         whole = learner(support, labels, query)
         changed[transductive] = any(
             (learner(support, labels, query[start : start + 3]) != whole[start : start + 3]).any()
@@ -463,7 +470,7 @@ def test_only_transductive_predictions_depend_on_the_other_queries():
     assert changed == {True: True, False: False}
     assert torch.equal(weights(model), before) and not model.training
     # beside the support, each query alone
-    w = adapt(model, F.cross_entropy, (support, labels), steps=2, lr=0.5)[-1]
+    w = adapt(model, F.cross_entropy, (support, labels), inner_steps=2, lr=0.5)[-1]
     outputs = [functional_call(model, w, (torch.cat([support, q[None]]),))[-1] for q in query]
     assert whole.tolist() == torch.stack(outputs).argmax(1).tolist()
 
@@ -474,7 +481,9 @@ def test_without_batch_normalization_both_predictions_agree():
     model = MLP([4, 16, 5])
     episodes = Episodes(x, y, queries=5, number=5)
     zero, one, other = (
-        score_episodes(adapted(model, steps=k, lr=0.5, transductive=t), episodes).accuracy
+        score_episodes(
+            maml_learner(model, inner_steps=k, lr=0.5, transductive=t), episodes
+        ).accuracy
         for k, t in ((0, True), (20, True), (20, False))
     )
     assert np.array_equal(one, other)
@@ -488,7 +497,7 @@ def test_dropout_differs_between_the_tasks_of_a_batch():
     nn.init.ones_(model[1].weight)
     x = torch.ones(64, 1, 1)
     tasks = {"support_x": x, "support_y": 0 * x, "query_x": x, "query_y": 0 * x}
-    loss, _ = maml(F.mse_loss, steps=0, lr=0.1)(model, tasks)
+    loss, _ = maml(F.mse_loss, inner_steps=0, lr=0.1)(model, tasks)
     assert 1 < loss.item() < 3
 
 
@@ -499,7 +508,7 @@ def test_adaptation_is_refused_in_several_processes():
     try:
         model = nn.parallel.DistributedDataParallel(MLP([4, 5]))
         with pytest.raises(ValueError, match="in one process only"):
-            maml(F.mse_loss, steps=1, lr=0.1)(model, tensors(quadratics()))
+            maml(F.mse_loss, inner_steps=1, lr=0.1)(model, tensors(quadratics()))
     finally:
         dist.destroy_process_group()
 
@@ -510,7 +519,7 @@ def test_adaptation_is_refused_in_several_processes():
 def test_a_task_is_an_example_of_the_loop(tmp_path):
     """Steps begin anywhere, windows are means over tasks, and fit resumes from a checkpoint."""
     x, y = clusters()
-    episodes = Episodes(x, y, queries=5, number=6, size=2)
+    episodes = Episodes(x, y, queries=5, number=6, batch_size=2)
 
     def run(**options):
         torch.manual_seed(0)
@@ -546,7 +555,7 @@ def test_a_fitted_learner_is_scikit_learns_fitted_to_the_support():
     x, y = clusters(spread=3.0)
     images = x.reshape(-1, 1, 2, 2)
     estimator = LogisticRegression(C=0.3)
-    learner = fitted(estimator)
+    learner = finetune_learner(estimator)
     for batch in Episodes(images, y, shots=3, queries=5, number=3):
         rows, labels = batch.rows[0], np.repeat(np.arange(5), 3)
         theirs = LogisticRegression(C=0.3).fit(x[rows[:, :3].ravel()], labels)
@@ -559,7 +568,7 @@ def test_scores_are_shares_by_class_and_name_the_classes():
     """A learner that knows all classes but one: it takes every query of class 4 for label 0."""
     x, y = clusters(classes=6)
     x[:, 0] = y
-    episodes = Episodes(x, y, shots=2, queries=3, number=10, size=2)
+    episodes = Episodes(x, y, shots=2, queries=3, number=10, batch_size=2)
 
     def learner(support_x, support_y, query_x):
         known = {float(c): int(label) for c, label in zip(support_x[:, 0], support_y, strict=True)}

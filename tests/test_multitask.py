@@ -9,7 +9,11 @@ from torch import nn
 from torch.nn import functional as F
 from torch.optim import SGD, AdamW
 
-from tlbook.multitask import (
+from tlbook.learning.batches import Batches
+from tlbook.learning.loop import evaluate, steps
+from tlbook.learning.losses import classification
+from tlbook.learning.networks import MLP
+from tlbook.methods.multitask import (
     MultiTask,
     gradient_cosine,
     multitask,
@@ -18,9 +22,6 @@ from tlbook.multitask import (
     task_gradients,
     task_losses,
 )
-from tlbook.networks import MLP, GRUEncoder
-from tlbook.objectives import classification
-from tlbook.training import Batches, evaluate, steps
 
 BOTH = {"kind": 1.0, "size": 1.0}
 
@@ -104,9 +105,21 @@ def test_values_may_be_doubles_or_columns_of_one():
         assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
+class MeanOfTokens(nn.Module):
+    """The mean embedding of the tokens that are there: an encoder of two columns."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(20, 8)
+
+    def forward(self, input_ids, attention_mask):
+        there = attention_mask[..., None].float()
+        return (self.embedding(input_ids) * there).sum(1) / there.sum(1)
+
+
 def test_columns_that_are_no_tasks_go_to_the_encoder():
     torch.manual_seed(0)
-    model = MultiTask(GRUEncoder(20, 8), {"kind": nn.Linear(8, 3)})
+    model = MultiTask(MeanOfTokens(), {"kind": nn.Linear(8, 3)})
     batch = {"input_ids": torch.randint(20, (4, 6)), "kind": torch.tensor([0, 1, 2, 0])}
     batch["attention_mask"] = torch.tensor([[1] * 6, [1] * 3 + [0] * 3, [1] * 5 + [0], [1] * 6])
     loss, _ = multitask({"kind": 1.0})(model, batch)
@@ -162,7 +175,7 @@ def test_a_related_task_helps_where_labels_are_few():
     in one case, while in the other it is of another direction."""
     data = columns(1600, d=40)
     few = np.where(np.arange(600) < 20, data["kind"][:600], -100)
-    test = Batches({"x": data["x"][600:], "labels": data["kind"][600:]}, size=500, seed=None)
+    test = Batches({"x": data["x"][600:], "labels": data["kind"][600:]}, batch_size=500, seed=None)
 
     def score(size: np.ndarray, shared: bool) -> float:
         train = {"x": data["x"][:600], "kind": few, "size": size[:600]}
@@ -172,7 +185,7 @@ def test_a_related_task_helps_where_labels_are_few():
             heads = {"kind": nn.Linear(4, 3), "size": nn.Linear(4, 1)}
             model = MultiTask(MLP([40, 16, 4]), heads, shared=shared)
             loss_fn = multitask({"kind": 10.0, "size": 1.0})
-            batches = Batches(train, size=100, epochs=25, seed=seed)
+            batches = Batches(train, batch_size=100, epochs=25, seed=seed)
             for _ in steps(model, loss_fn, batches, AdamW(model.parameters(), 5e-3), clip=None):
                 pass
             found.append(evaluate(model.task("kind"), test))
@@ -304,8 +317,8 @@ def test_pcgrad_trains_and_its_order_is_of_the_seed():
         batch["kind"] = 2 - batch["kind"]
         weights = {"size": 1.0, "other": 1.0, "kind": 3.0}
         optimizer = SGD(model.parameters(), 0.05)
-        batches = Batches(batch, size=40, epochs=30)
-        done = list(steps(model, pcgrad(weights, seed), batches, optimizer, whole=True))
+        batches = Batches(batch, batch_size=40, epochs=30)
+        done = list(steps(model, pcgrad(weights, seed), batches, optimizer))
         assert done[-1].loss < 0.8 * done[0].loss
         ends.append(model.encoder.weight.detach().clone())
     assert torch.equal(ends[0], ends[1]) and not torch.equal(ends[0], ends[2])

@@ -9,9 +9,12 @@ import torch
 from sklearn.datasets import load_sample_images
 from torch import nn
 
-from tlbook import networks
-from tlbook.features import preprocess
-from tlbook.pretrained import load, load_in_order
+from tlbook.learning import networks
+from tlbook.learning.features import preprocess
+from tlbook.methods import adversarial
+from tlbook.sources import imagenets
+from tlbook.sources.imagenets import load_in_order
+from tlbook.sources.pretrained import load
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +24,7 @@ def photographs():
 
 
 @pytest.mark.parametrize(
-    ("build", "millions"), [(networks.mobilenet_v2, 3.50), (networks.efficientnet_lite0, 4.65)]
+    ("build", "millions"), [(imagenets.mobilenet_v2, 3.50), (imagenets.efficientnet_lite0, 4.65)]
 )
 def test_size_is_the_published_one(build, millions):
     count = sum(parameter.numel() for parameter in build().parameters())
@@ -91,7 +94,7 @@ def test_efficientnet_lite0_equals_keras(photographs):
 @pytest.mark.parametrize("kernel", [1, 3, 5])
 def test_same_padding_equals_tensorflow(size, stride, kernel):
     tf = pytest.importorskip("tensorflow")
-    convolution = networks.SamePadding(2, 3, kernel, stride)
+    convolution = imagenets.SamePadding(2, 3, kernel, stride)
     x = torch.randn(1, 2, size, size + 1)
     expected = tf.nn.conv2d(
         x.permute(0, 2, 3, 1).numpy(),
@@ -115,7 +118,7 @@ def test_photographs_get_sensible_classes(handle, photographs):
 
 def test_weights_of_another_network_are_refused():
     with pytest.raises(ValueError, match="not those of MobileNet"):
-        load_in_order(networks.mobilenet_v2(), networks.efficientnet_lite0().state_dict())
+        load_in_order(imagenets.mobilenet_v2(), imagenets.efficientnet_lite0().state_dict())
 
 
 # --- small networks -----------------------------------------------------------------------------
@@ -146,13 +149,9 @@ def test_encoder_and_decoder_mirror_each_other(size):
     [
         (lambda: networks.ConvEncoder(8, size=16, width=4), lambda: torch.rand(4, 3, 16, 16)),
         (lambda: networks.ConvDecoder(8, size=16, width=4), lambda: torch.rand(4, 8)),
-        (lambda: networks.Generator(8, size=16, width=4), lambda: torch.randn(4, 8)),
-        (lambda: networks.Discriminator(size=16, width=4), lambda: torch.rand(4, 3, 16, 16)),
+        (lambda: adversarial.Generator(8, size=16, width=4), lambda: torch.randn(4, 8)),
+        (lambda: adversarial.Discriminator(size=16, width=4), lambda: torch.rand(4, 3, 16, 16)),
         (lambda: networks.MLP([6, 5, 2]), lambda: torch.rand(4, 6)),
-        (
-            lambda: networks.GRUEncoder(9, 6, embedding=4),
-            lambda: torch.arange(4 * 9).view(4, 9) % 9,
-        ),
     ],
 )
 def test_every_weight_is_reached_and_seeded(build, inputs):
@@ -198,35 +197,6 @@ def test_sizes_that_do_not_halve_to_four_are_refused(size):
         networks.ConvEncoder(size=size)
 
 
-def test_gru_reads_no_padding():
-    torch.manual_seed(0)
-    encoder = networks.GRUEncoder(20, 8, embedding=5)
-    short, long = torch.tensor([[4, 5, 6]]), torch.tensor([[7, 8, 9, 10, 11]])
-    ids = torch.cat([nn.functional.pad(short, (0, 2), value=13), long])
-    mask = torch.tensor([[1, 1, 1, 0, 0], [1] * 5])
-    together = encoder(ids, mask)
-    assert together.shape == (2, encoder.dimension)
-    torch.testing.assert_close(together, torch.cat([encoder(short), encoder(long)]))
-    assert not torch.allclose(encoder(ids)[0], together[0])  # without its mask padding counts
-
-
-def test_gru_reads_in_both_directions():
-    torch.manual_seed(0)
-    encoder = networks.GRUEncoder(20, 8, embedding=5)
-    out, _ = encoder.gru(encoder.embedding(torch.tensor([[4, 5, 6]])))
-    expected = torch.cat([out[0, -1, :4], out[0, 0, 4:]])
-    torch.testing.assert_close(encoder(torch.tensor([[4, 5, 6]]))[0], expected)
-
-
-def test_gru_refuses_padding_before_tokens_and_empty_texts():
-    encoder = networks.GRUEncoder(20, 8)
-    for mask in ([[0, 1]], [[0, 0]]):
-        with pytest.raises(ValueError, match="padding must follow"):
-            encoder(torch.tensor([[1, 2]]), torch.tensor(mask))
-    with pytest.raises(ValueError, match="must be even"):
-        networks.GRUEncoder(20, 7)
-
-
 def test_mini_bert_is_a_small_masked_language_model():
     from transformers import BertForMaskedLM
 
@@ -240,7 +210,7 @@ def test_mini_bert_is_a_small_masked_language_model():
 
 
 def test_importing_networks_loads_no_transformers():
-    code = "import sys, tlbook.networks; print('transformers' in sys.modules)"
+    code = "import sys, tlbook.learning.networks; print('transformers' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "False"
 
@@ -249,8 +219,8 @@ def test_importing_networks_loads_no_transformers():
 def test_dcgan_keeps_the_rules_of_its_paper(size):
     """Radford et al. 2016, section 3: where batch normalization stands, and where it does not."""
     torch.manual_seed(0)
-    generator = networks.Generator(10, size=size, width=8)
-    discriminator = networks.Discriminator(size=size, width=8)
+    generator = adversarial.Generator(10, size=size, width=8)
+    discriminator = adversarial.Discriminator(size=size, width=8)
     images = generator(torch.randn(6, 10))
     assert images.shape == (6, 3, size, size)
     assert 0 <= images.min() < images.max() <= 1
@@ -271,7 +241,7 @@ def test_dcgan_keeps_the_rules_of_its_paper(size):
 @torch.inference_mode()
 def test_features_of_a_discriminator_are_its_blocks_pooled_to_four_by_four():
     torch.manual_seed(0)
-    discriminator = networks.Discriminator(width=8).eval()
+    discriminator = adversarial.Discriminator(width=8).eval()
     images = torch.rand(3, 3, 32, 32)
     features = discriminator.embed(images)
     assert features.shape == (3, discriminator.dimension) == (3, 16 * (8 + 16 + 32))

@@ -9,20 +9,16 @@ from sklearn.metrics import log_loss
 from torch import nn
 from torch.nn import functional as F
 
-from tlbook.augment import two_views
-from tlbook.freezing import ALL, param_groups
-from tlbook.networks import MLP, ConvDecoder, ConvEncoder, WithAuxiliary, mini_bert
-from tlbook.objectives import (
-    activations,
-    apart,
-    auxiliary_of,
-    classification,
+from tlbook.learning.augment import two_views
+from tlbook.learning.batches import Batches, Pairs
+from tlbook.learning.freezing import ALL, param_groups
+from tlbook.learning.loop import evaluate, steps
+from tlbook.learning.losses import classification, entropy_minimization, joint, l2_sp
+from tlbook.learning.networks import MLP, ConvDecoder, ConvEncoder, WithAuxiliary, mini_bert
+from tlbook.learning.protocol import activations, auxiliary_of, split_columns, split_domains
+from tlbook.methods.selfsupervised import (
     denoising,
-    domains,
-    entropy_minimization,
     hidden_patches,
-    joint,
-    l2_sp,
     mask_tokens,
     masked_lm,
     masked_reconstruction,
@@ -30,7 +26,6 @@ from tlbook.objectives import (
     reconstruction,
     simclr,
 )
-from tlbook.training import Batches, Pairs, evaluate, steps
 
 from .test_training import linear, sentences, tiny_bert, vectors
 
@@ -69,7 +64,7 @@ def test_labels_that_are_missing_are_named_where_transformers_returns_none():
 
 def test_the_anchor_of_l2_sp_is_no_alias():
     model, batch = linear(), tensors(vectors(30))
-    anchored = l2_sp(classification(), model, strength=2.0)
+    anchored = l2_sp(classification(), model, weight=2.0)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 1
@@ -84,7 +79,7 @@ def test_l2_sp_leaves_the_head_and_what_is_frozen_alone():
     model = nn.ModuleDict({"body": nn.Linear(2, 2), "free": nn.Linear(2, 2)})
     model["classifier"] = nn.Linear(2, 2)
     model["body"].requires_grad_(False)
-    anchored = l2_sp(lambda model, batch: (torch.tensor(0.0), {}), model, strength=1.0)
+    anchored = l2_sp(lambda model, batch: (torch.tensor(0.0), {}), model, weight=1.0)
     with torch.no_grad():
         for name in ("body", "classifier"):
             model[name].weight += 5
@@ -104,7 +99,7 @@ def test_activations_are_what_the_layers_put_out():
     assert torch.equal(first, model[0](x))
     assert torch.equal(last, model[3](model[2](model[1](first))))
     assert not any(module._forward_hooks for module in model.modules())
-    bert, batch = tiny_bert(), next(iter(Batches(sentences(4), size=4)))
+    bert, batch = tiny_bert(), next(iter(Batches(sentences(4), batch_size=4)))
     logits, (pooled,) = activations(bert, batch, ["bert.pooler"])
     torch.testing.assert_close(bert.classifier(pooled), logits)
 
@@ -126,7 +121,7 @@ def test_activations_pass_through_what_wraps_a_model():
 
 
 def test_layers_that_cannot_be_looked_at_are_named():
-    bert, batch = tiny_bert(), next(iter(Batches(sentences(4), size=4)))
+    bert, batch = tiny_bert(), next(iter(Batches(sentences(4), batch_size=4)))
     with pytest.raises(ValueError, match=r"no layer \['body'\]"):
         activations(bert, batch, ["bert.pooler", "body"])
     with pytest.raises(ValueError, match="'bert' puts out a BaseModelOutput"):
@@ -146,31 +141,35 @@ def both_domains(seed: int = 0) -> dict[str, torch.Tensor]:
 
 def test_columns_are_told_apart_by_their_names():
     batch = both_domains()
-    target, source = domains(batch)
+    source, target = split_domains(batch)
     assert set(target) == set(source) == {"x", "labels"}
     assert target["x"] is batch["x"]
     assert source["x"] is batch["source_x"]
     assert set(batch) == {"x", "labels", "source_x", "source_labels", "progress"}
-    own, other = apart({"x": 1, "teacher_logits": 2}, "teacher_")
+    own, other = split_columns({"x": 1, "teacher_logits": 2}, "teacher_")
     assert (own, other) == ({"x": 1}, {"logits": 2})
     with pytest.raises(ValueError, match=r"a batch of x, labels has no column source_\.\.\."):
-        domains(tensors(vectors(3)))
+        split_domains(tensors(vectors(3)))
 
 
 @pytest.mark.parametrize(("weight", "now"), [(0.7, 0.7), (lambda progress: 1 - progress, 0.75)])
 def test_joint_is_the_sum_of_both_losses(weight, now):
     model, batch = linear(), both_domains()
-    loss, logs = joint(classification(), classification(0.1), weight)(model, batch)
+    loss, logs = joint(target=classification(), source=classification(0.1), weight=weight)(
+        model, batch
+    )
     target, found = classification()(model, tensors(vectors(20)))
     source, other = classification(0.1)(model, tensors(vectors(20, seed=1)))
     assert loss.item() == pytest.approx((target + now * source).item())
     assert logs == {**found, "source_accuracy": other["accuracy"], "weight": now}
     for negative in (-1.0, lambda progress: progress - 1, float("nan")):
         with pytest.raises(ValueError, match="must not be negative"):
-            joint(classification(), classification(), negative)(model, batch)
+            joint(target=classification(), source=classification(), weight=negative)(model, batch)
     del batch["progress"]
     with pytest.raises(ValueError, match=r"use tlbook\.training\.Pairs"):
-        joint(classification(), classification(), lambda progress: 1)(model, batch)
+        joint(target=classification(), source=classification(), weight=lambda progress: 1)(
+            model, batch
+        )
 
 
 def trained(loss_fn, batches, model: nn.Module, **options) -> torch.Tensor:
@@ -192,15 +191,19 @@ def test_a_source_that_weighs_nothing_is_not_looked_at():
     pairs = Pairs(vectors(64), 16, 2, source={**source, "x": source["x"] + np.float32(9)})
     alone = trained(classification(), Batches(vectors(64), 16, 2), network())
     loss_fn = classification()
-    assert torch.equal(trained(joint(loss_fn, loss_fn, 0.0), pairs, network()), alone)
-    assert not torch.allclose(trained(joint(loss_fn, loss_fn, 1.0), pairs, network()), alone)
+    assert torch.equal(
+        trained(joint(target=loss_fn, source=loss_fn, weight=0.0), pairs, network()), alone
+    )
+    assert not torch.allclose(
+        trained(joint(target=loss_fn, source=loss_fn, weight=1.0), pairs, network()), alone
+    )
 
 
 def test_a_joint_loss_may_be_cut_into_parts(monkeypatch):
     pairs = Pairs(sentences(20), 10, source=sentences(40, seed=1))
-    loss_fn = joint(classification(), classification(), 0.5)
-    whole = trained(loss_fn, pairs, tiny_bert(), whole=True)
-    monkeypatch.setattr("tlbook.training.TOKENS", 90)
+    loss_fn = joint(target=classification(), source=classification(), weight=0.5)
+    whole = trained(loss_fn, pairs, tiny_bert())
+    monkeypatch.setattr("tlbook.learning.loop.TOKENS", 90)
     torch.testing.assert_close(trained(loss_fn, pairs, tiny_bert()), whole, atol=1e-5, rtol=1e-4)
 
 
@@ -224,7 +227,7 @@ def test_a_source_helps_few_labels_if_it_is_related(seed):
         target, source, test = few_and_many(seed, related)
         for weight in (0.0, 1.0):
             model = linear(20, seed)
-            loss_fn = joint(classification(), classification(), weight)
+            loss_fn = joint(target=classification(), source=classification(), weight=weight)
             trained(loss_fn, Pairs(target, 16, 10, source=source), model)
             scores[related, weight] = evaluate(model, Batches(test, 500, seed=None))
     assert scores[True, 1.0] > scores[True, 0.0] + 0.1
@@ -259,7 +262,7 @@ def test_entropy_minimization_turns_the_boundary_with_the_classes(seed):
             model = MLP([2, 16, 2])
             unlabeled = {"x": turned(400, seed + 100, degrees)["x"]}
             pairs = Pairs(turned(400, seed, 0), 64, 20, source=unlabeled)
-            loss_fn = joint(classification(), entropy_minimization(), weight)
+            loss_fn = joint(target=classification(), source=entropy_minimization(), weight=weight)
             optimizer = torch.optim.AdamW(param_groups(model, ALL, lr=1e-2))
             for _ in steps(model, loss_fn, pairs, optimizer):
                 pass
@@ -296,7 +299,7 @@ def autoencoder(seed: int = 0) -> nn.Module:
 def test_an_autoencoder_learns(loss_fn):
     model = autoencoder()
     optimizer = torch.optim.AdamW(param_groups(model, ALL, lr=3e-3))
-    batches = Batches({"x": blobs()}, size=32, epochs=15)
+    batches = Batches({"x": blobs()}, batch_size=32, epochs=15)
     losses = [step.loss for step in steps(model, loss_fn, batches, optimizer)]
     assert np.mean(losses[-3:]) < 0.6 * np.mean(losses[:3])
 
@@ -441,9 +444,9 @@ def test_simclr_learns_to_find_the_other_view():
     model = nn.Sequential(ConvEncoder(16, size=16, width=8), nn.ReLU(), MLP([16, 32, 16]))
     generator = torch.Generator().manual_seed(0)
     loss_fn = simclr(0.2, lambda x: two_views(x, generator, scale=(0.5, 1)))
-    batches = Batches({"x": blobs(128)}, size=64, epochs=30)
+    batches = Batches({"x": blobs(128)}, batch_size=64, epochs=30)
     optimizer = torch.optim.AdamW(param_groups(model, ALL, lr=3e-3))
-    logs = [step.logs for step in steps(model, loss_fn, batches, optimizer, whole=True)]
+    logs = [step.logs for step in steps(model, loss_fn, batches, optimizer)]
     found = np.mean([log["accuracy"] for log in logs[-6:]])
     assert found > 10 / 127  # ten times chance
     assert found > 1.3 * np.mean([log["accuracy"] for log in logs[:3]])
@@ -493,7 +496,7 @@ def test_masking_has_the_statistics_of_transformers():
     generator = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
     ours, theirs = np.zeros(5), np.zeros(5)
-    for batch in Batches({"input_ids": texts(6400)}, size=64):
+    for batch in Batches({"input_ids": texts(6400)}, batch_size=64):
         ids, attention = batch["input_ids"], batch["attention_mask"]
         ours += masking_rates(ids, *mask_tokens(ids, attention, generator=generator, **IDS))
         rows = [
@@ -548,7 +551,7 @@ def test_impossible_masking_is_refused():
 def test_masked_lm_is_the_loss_of_transformers():
     torch.manual_seed(0)
     model = mini_bert(WORDS, dimension=16, length=40, dropout=0.0)
-    batch = next(iter(Batches({"input_ids": texts(20)}, size=20)))
+    batch = next(iter(Batches({"input_ids": texts(20)}, batch_size=20)))
     loss, logs = masked_lm(**IDS, seed=4)(model, batch)
     ids, labels = mask_tokens(
         batch["input_ids"],
@@ -585,7 +588,7 @@ def test_a_masked_language_model_learns():
     model = mini_bert(15, dimension=32, length=16, dropout=0.0)
     optimizer = torch.optim.AdamW(param_groups(model, ALL, lr=3e-3))
     loss_fn = masked_lm(mask=MASK, special=[PAD, UNK, CLS, SEP], vocabulary_size=15)
-    batches = Batches({"input_ids": ids}, size=64, epochs=25)
-    losses = [step.loss for step in steps(model, loss_fn, batches, optimizer, whole=True)]
+    batches = Batches({"input_ids": ids}, batch_size=64, epochs=25)
+    losses = [step.loss for step in steps(model, loss_fn, batches, optimizer)]
     assert losses[0] > 2
     assert np.mean(losses[-5:]) < 0.5

@@ -1,6 +1,7 @@
-"""The package as a whole."""
+"""The package as a whole: cheap to import, built of rooms, imports only go down, no circles."""
 
 import ast
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -10,53 +11,149 @@ import pytest
 import tlbook
 
 FOLDER = Path(tlbook.__file__).parent
-#: The floors of the package: a module imports from its own floor and from those below it.
-FLOORS = [
-    {"cache", "checks", "assets", "data", "hubs", "networks", "pretrained", "savedmodels"},
-    {
-        *("adversarial", "alignment", "augment", "distillation", "features", "freezing"),
-        *("keras", "meta", "multitask", "objectives", "pretraining", "training", "weighting"),
-    },
-    {"claims", "experiment", "plots", "publish", "selection"},
-]
+#: From the ground up: a room's modules import from their own room and from those before it.
+ROOMS = ["checks", "data", "sources", "learning", "evidence", "keras", "methods", "__main__"]
+
+
+def loaded_by(code: str) -> set[str]:
+    code = f"import sys\n{code}\nprint(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(run.stdout.split())
 
 
 def test_importing_the_package_is_cheap():
-    code = "import sys, tlbook; print(*sys.modules)"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    loaded = set(run.stdout.split())
-    assert not loaded & {"numpy", "torch", "tensorflow", "transformers", "sklearn", "matplotlib"}
+    heavy = {"numpy", "torch", "tensorflow", "transformers", "sklearn", "matplotlib"}
+    assert not loaded_by("import tlbook; import tlbook.sources") & heavy
 
 
 @pytest.mark.parametrize(
-    "module", ["data", "experiment", "claims", "plots", "assets", "hubs", "weighting", "selection"]
+    "module",
+    [
+        *("data", "sources.assets", "sources.hubs", "sources.texts", "evidence.comparison"),
+        *("evidence.claims", "evidence.plots", "methods.weighting", "methods.selection"),
+    ],
 )
 def test_modules_without_networks_load_no_framework(module):
-    code = f"import sys, tlbook.{module}; print(*sys.modules)"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert not set(run.stdout.split()) & {"torch", "tensorflow", "transformers"}
+    assert not loaded_by(f"import tlbook.{module}") & {"torch", "tensorflow", "transformers"}
 
 
-@pytest.mark.parametrize("floor", range(len(FLOORS)))
-def test_imports_only_go_down(floor):
-    above = set().union(*FLOORS[floor + 1 :])
-    for module in FLOORS[floor]:
-        assert not _imports(FOLDER / f"{module}.py") & above, module
+@pytest.mark.parametrize("name", sorted({*tlbook._HOME, *tlbook.MODULES}))
+def test_the_front_door_leads_to_every_public_name(name):
+    found = getattr(tlbook, name)
+    home = f"tlbook.{tlbook._HOME.get(name, tlbook.MODULES.get(name))}"
+    assert found is (
+        getattr(sys.modules[home], name) if name in tlbook._HOME else sys.modules[home]
+    )
+    assert name in dir(tlbook)
 
 
-def test_every_module_has_a_floor():
-    modules = {file.stem for file in FOLDER.glob("*.py")} - {"__init__", "__main__"}
-    assert modules == set().union(*FLOORS)
+def test_the_front_door_says_no_to_other_names():
+    with pytest.raises(AttributeError, match="has no attribute 'featuers'"):
+        _ = tlbook.featuers
+    with pytest.raises(ImportError, match="featuers"):
+        exec("from tlbook import featuers")
 
 
-def _imports(file: Path) -> set[str]:
-    """Names of the package's modules that a file imports, at its top or inside functions."""
-    names = set()
-    for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module == "tlbook":
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tlbook."):
-            names.add(node.module.split(".")[1])
-        elif isinstance(node, ast.Import):
-            names |= {a.name.split(".")[1] for a in node.names if a.name.startswith("tlbook.")}
-    return names
+def test_imports_only_go_down():
+    assert upward(FOLDER) == []
+
+
+def test_no_circles():
+    assert circle(FOLDER) is None
+
+
+def test_every_module_is_in_a_room():
+    rooms = {module.split(".")[0] for module in modules(FOLDER)} - {""}
+    assert rooms == set(ROOMS)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from tlbook.methods import alignment",
+        "import tlbook.methods.alignment",
+        "from tlbook.methods.alignment import coral_loss",
+        "from ..methods import alignment",
+        "from ..methods.alignment import coral_loss",
+        "def late():\n    from ..methods.alignment import coral_loss",
+    ],
+)
+def test_an_import_that_goes_up_is_seen(line, planted):
+    (planted / "sources" / "cache.py").write_text(line)
+    assert upward(planted) == [("sources.cache", "methods.alignment")]
+
+
+@pytest.mark.parametrize("line", ["from . import cache", "from tlbook.sources.cache import digest"])
+def test_a_circle_in_one_room_is_seen(line, planted):
+    (planted / "sources" / "assets.py").write_text(line)
+    (planted / "sources" / "cache.py").write_text("def f():\n    from .assets import path")
+    assert set(circle(planted)) == {"sources.assets", "sources.cache"}
+    assert upward(planted) == []
+
+
+@pytest.fixture
+def planted(tmp_path) -> Path:
+    """A small package of the same rooms."""
+    for room in ("sources", "methods"):
+        (tmp_path / room).mkdir()
+        (tmp_path / room / "__init__.py").write_text("")
+    (tmp_path / "sources" / "cache.py").write_text("")
+    (tmp_path / "methods" / "alignment.py").write_text("from tlbook.sources import cache")
+    assert upward(tmp_path) == [] and circle(tmp_path) is None
+    return tmp_path
+
+
+def modules(folder: Path) -> dict[str, Path]:
+    """The modules of a package by dotted name; a folder's own is that of its ``__init__``."""
+    return {
+        ".".join(file.relative_to(folder).with_suffix("").parts).removesuffix("__init__").strip("."):
+        file
+        for file in folder.rglob("*.py")
+    }  # fmt: skip
+
+
+def imports(folder: Path) -> dict[str, set[str]]:
+    """For each module those of the package that it imports, at its top or inside functions."""
+    every = modules(folder)
+    found = {module: set() for module in every}
+    for module, file in every.items():
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                origin = (node.module or "").split(".") if node.module else []
+                if node.level:  # relative: from the folder of the file upward
+                    here = ["tlbook", *file.relative_to(folder).parts[:-1]]
+                    origin = here[: len(here) - node.level + 1] + origin
+                names = [".".join([*origin, alias.name]) for alias in node.names]
+            elif isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            else:
+                continue
+            for name in names:
+                if name.split(".")[0] != "tlbook":
+                    continue
+                name = name.removeprefix("tlbook").strip(".")
+                while name not in every:  # a function of a module
+                    name = name.rpartition(".")[0]
+                found[module].add(name)
+        found[module] -= {module, ""}
+    return found
+
+
+def upward(folder: Path) -> list[tuple[str, str]]:
+    """Imports of a room above the importing module's own."""
+    floor = {room: number for number, room in enumerate(ROOMS)}
+    return [
+        (module, other)
+        for module, others in imports(folder).items()
+        for other in sorted(others)
+        if module and floor[other.split(".")[0]] > floor[module.split(".")[0]]
+    ]
+
+
+def circle(folder: Path) -> list[str] | None:
+    """Modules that import each other in a circle, if there are any."""
+    try:
+        graphlib.TopologicalSorter(imports(folder)).prepare()
+    except graphlib.CycleError as error:
+        return error.args[1]
+    return None

@@ -4,8 +4,9 @@ import matplotlib
 import numpy as np
 import pytest
 
-from tlbook import plots
-from tlbook.experiment import Comparison, Effect
+from tlbook.evidence import plots
+from tlbook.evidence.comparison import Comparison
+from tlbook.evidence.effects import Effect
 
 matplotlib.use("agg")
 

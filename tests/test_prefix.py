@@ -6,18 +6,26 @@ import torch
 from torch import nn
 from torch.optim import AdamW
 
-from tlbook import networks
-from tlbook.features import frozen_prefix
-from tlbook.freezing import ALL, audit_frozen, head_only, last_layers, param_groups, train_mode
-from tlbook.objectives import classification
-from tlbook.training import Batches, predict, steps
+from tlbook.learning.batches import Batches
+from tlbook.learning.freezing import (
+    ALL,
+    audit_frozen,
+    head_only,
+    last_layers,
+    param_groups,
+    train_mode,
+)
+from tlbook.learning.loop import predict, steps
+from tlbook.learning.losses import classification
+from tlbook.learning.prefix import frozen_prefix
+from tlbook.sources import imagenets
 
 from .test_training import sentences, tiny_bert, weights
 
 
-def small_net() -> networks.MobileNet:
+def small_net() -> imagenets.MobileNet:
     torch.manual_seed(0)
-    return networks.MobileNet([(1, 8, 1, 1, 3), (2, 16, 2, 2, 3), (2, 24, 1, 1, 3)], classes=2)
+    return imagenets.MobileNet([(1, 8, 1, 1, 3), (2, 16, 2, 2, 3), (2, 24, 1, 1, 3)], classes=2)
 
 
 def images(n: int = 24) -> dict:
@@ -39,7 +47,9 @@ def test_gradients_equal_those_of_the_whole_model(make, columns, k):
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
     rest, short = frozen_prefix(model, columns())
-    batch, activations = (next(iter(Batches(c, size=12, seed=None))) for c in (columns(), short))
+    batch, activations = (
+        next(iter(Batches(c, batch_size=12, seed=None))) for c in (columns(), short)
+    )
     for network, inputs in ((whole, batch), (rest, activations)):
         train_mode(network)
         loss, _ = classification()(network, inputs)

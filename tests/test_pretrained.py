@@ -13,10 +13,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel
 
-from tlbook import assets, hubs
 from tlbook.__main__ import main
-from tlbook.features import features
-from tlbook.pretrained import ImageEncoder, TextEncoder, classifier, load
+from tlbook.learning.features import features
+from tlbook.sources import assets, catalog
+from tlbook.sources.encoders import ImageEncoder, TextEncoder
+from tlbook.sources.pretrained import classifier, load
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +195,9 @@ def test_half_precision_classifiers_become_float32(folder):
 
 def test_a_classifier_is_made_in_silence(folder):
     """Its new head is meant: no report on stderr, where a chapter's build would fail."""
-    code = f"from tlbook.pretrained import classifier; classifier({str(folder)!r}, ['a', 'b'])"
+    code = (
+        f"from tlbook.sources.pretrained import classifier; classifier({str(folder)!r}, ['a', 'b'])"
+    )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (run.stdout, run.stderr) == ("", "")
 
@@ -397,7 +400,7 @@ def test_unreachable_hub_fails_at_once(tmp_path):
     """Without HF_HUB_OFFLINE: from_pretrained alone would try again for half a minute."""
     code = """
 import time
-from tlbook.pretrained import load
+from tlbook.sources.pretrained import load
 start = time.perf_counter()
 try:
     load("someone/tiny")
@@ -420,7 +423,7 @@ except FileNotFoundError as error:
 def test_models_are_listed(capsys):
     assert main(["models", "--json"]) == 0
     rows = {row["handle"]: row for row in json.loads(capsys.readouterr().out)}
-    for handle, model in hubs.packaged().items():
+    for handle, model in catalog.packaged().items():
         row = rows[handle]
         assert row["size"] > 1e5 and row["license"] and row["trained_on"] == model.trained_on
         assert row["modality"].split()[0] in ("text", "image", "audio")
@@ -453,4 +456,4 @@ def test_a_fetched_model_is_named_with_its_folder(capsys):
     ],
 )
 def test_what_can_stand_in(handle, instead):
-    assert hubs.alternative(handle) == instead
+    assert catalog.alternative(handle) == instead

@@ -14,14 +14,16 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 from torch.nn import functional as F
 
-from tests.test_package import FLOORS, FOLDER, _imports
-from tlbook import pretraining
-from tlbook.adversarial import diversity, gan_steps
-from tlbook.augment import two_views
-from tlbook.networks import MLP, ConvDecoder, ConvEncoder, Generator, mini_bert
-from tlbook.objectives import hidden_patches
-from tlbook.pretraining import METHODS, once, pixels, pretrain, representation
-from tlbook.training import Batches, TrainingError
+from tlbook.learning import trained
+from tlbook.learning.augment import two_views
+from tlbook.learning.batches import Batches, pixels
+from tlbook.learning.loop import TrainingError
+from tlbook.learning.networks import MLP, ConvDecoder, ConvEncoder, mini_bert
+from tlbook.learning.trained import train_once
+from tlbook.methods import pretraining
+from tlbook.methods.adversarial import Generator, diversity, gan_steps
+from tlbook.methods.pretraining import METHODS, pretrain, representation
+from tlbook.methods.selfsupervised import hidden_patches
 
 ALL = [*METHODS, "GAN"]
 TINY = {"epochs": 2, "dimension": 16, "width": 4, "size": 8, "lr": 1e-3, "progress": False}
@@ -287,7 +289,7 @@ def test_other_arguments_are_trained_anew(change, trainings, monkeypatch):
     elif change == "label":
         labels[7] = 1 - labels[7]
     elif change == "code":
-        monkeypatch.setattr(pretraining, "CODE", "new")
+        monkeypatch.setattr(trained, "CODE", "new")
     else:
         options[change] *= 2
         options["seed"] += change == "seed"
@@ -333,7 +335,7 @@ def test_a_change_of_any_code_that_trains_counts(monkeypatch):
         new = set().union(*(_imports(FOLDER / f"{module}.py") for module in new)) - found
     learning = (found & FLOORS[1]) | {"networks"}
     assert {"objectives", "freezing"} < learning
-    assert code() == pretraining.CODE
+    assert code() == trained.CODE
     assert len({code(), *map(code, learning)}) == 1 + len(learning)
 
 
@@ -429,7 +431,7 @@ def test_once_trains_in_place_and_leaves_the_same_random_numbers():
     for _ in range(2):
         model = noisy_line()
         before = model[0].weight.clone()
-        found, _ = once(model, fit_line(model, calls), "line")
+        found, _ = train_once(model, fit_line(model, calls), "line")
         assert not torch.equal(model[0].weight, before)
         drawn.append(torch.rand(4))
         losses.append(found)
@@ -446,7 +448,7 @@ def test_once_sees_first_weights_names_random_numbers_and_content():
     calls = []
 
     def go(model, *content):
-        once(model, fit_line(model, calls), *content)
+        train_once(model, fit_line(model, calls), *content)
         return len(calls)
 
     assert go(noisy_line(), "a", np.arange(3)) == 1
@@ -485,7 +487,7 @@ def test_once_keeps_weights_that_two_layers_share():
             return [0.0]
 
         before = words.detach().clone()
-        once(model, train, "words")
+        train_once(model, train, "words")
         assert words is model.cls.predictions.decoder.weight
         assert torch.equal(words, before + 1)
     assert len(trained) == 1

@@ -9,9 +9,10 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 
-from tlbook import data, publish
-from tlbook.experiment import Effect
-from tlbook.pretrained import classifier
+from tlbook import data
+from tlbook.evidence.effects import Effect
+from tlbook.methods import publish
+from tlbook.sources.pretrained import classifier
 
 REVIEWS = data.labeled(
     [f'a "film" number {i}' for i in range(40)],

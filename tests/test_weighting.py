@@ -19,7 +19,7 @@ from sklearn.svm import SVC
 from sklearn.tree import DecisionTreeClassifier
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from tlbook.weighting import (
+from tlbook.methods.weighting import (
     TrAdaBoostClassifier,
     WeightedClassifier,
     density_ratio,

@@ -1,8 +1,59 @@
-"""Companion package of the book *Transfer Learning, Measured*."""
+"""Companion package of the book *Transfer Learning, Measured*.
 
+What a chapter or a script of your own needs is named here, and loaded when it is first used::
+
+    from tlbook import compare, data, features, load, sources
+
+So ``import tlbook`` stays cheap, and a name stays where it is when its module moves.
+"""
+
+import importlib
 import warnings
 
 __version__ = "0.1.0"
 
 # Without ipywidgets, tqdm warns in every notebook that its bars are plain text: that is intended.
 warnings.filterwarnings("ignore", message="IProgress not found")
+
+#: The module in which each public name lives, below ``tlbook``.
+HOMES = {
+    "data": "Dataset Split distinct labeled sample split",
+    "sources.pretrained": "classifier load",
+    "learning.batches": "Batches Pairs tokenized",
+    "learning.features": "features mean_pool preprocess",
+    "learning.freezing": "ALL audit_frozen describe eval_mode head_only last_layers param_groups "
+    "train_mode unfreeze",
+    "learning.loop": "TrainingError fit predict steps warmup_linear",
+    "learning.losses": "classification",
+    "learning.prefix": "frozen_prefix",
+    "learning.transformer": "FrozenFeatures",
+    "evidence.claims": "finding keep_table method record say",
+    "evidence.comparison": "compare",
+    "evidence.effects": "Effect balanced_accuracy episode_accuracy",
+    "evidence.recording": "recorded",
+    "evidence.wording": "in_words",
+}
+#: The modules that are public under a shorter name.
+MODULES = {
+    "assets": "sources.assets",
+    "claims": "evidence.claims",
+    "hubs": "sources.hubs",
+    "plots": "evidence.plots",
+}
+_HOME = {name: module for module, names in HOMES.items() for name in names.split()}
+#: The public names that were asked for, with their modules: what a chapter is built on.
+used: dict[str, str] = {}
+
+
+def __getattr__(name: str):
+    if name in _HOME:
+        used[name] = _HOME[name]
+        return getattr(importlib.import_module(f"tlbook.{_HOME[name]}"), name)
+    if name in MODULES:
+        used[name] = MODULES[name]
+        return importlib.import_module(f"tlbook.{MODULES[name]}")
+    raise AttributeError(f"module 'tlbook' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME, *MODULES})

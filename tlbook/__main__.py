@@ -7,7 +7,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from . import assets, cache, hubs
+from tlbook.sources import assets, cache, catalog, hubs
 
 EPILOG = """\
 examples:
@@ -139,7 +139,7 @@ def list_models(options: argparse.Namespace) -> int:
             "kind": model.kind,
             "trained_on": model.trained_on,
         }
-        for model in hubs.packaged().values()
+        for model in catalog.packaged().values()
     ]
     others = [
         {"handle": handle, "revision": revision, "size": size, "present": True}

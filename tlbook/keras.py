@@ -1,4 +1,4 @@
-"""Freezing and fine-tuning in Keras: the twin of :mod:`tlbook.freezing` and :mod:`tlbook.training`.
+"""Freezing and fine-tuning in Keras: the twin of :mod:`tlbook.learning.freezing` and :mod:`tlbook.learning.loop`.
 
 Models are Keras 3's (``keras``, which is ``tf.keras``) or those of ``tf_keras``, where TensorFlow
 Hub's ``KerasLayer`` lives; they take one array and give one column per class (documents D1 4.1 and
@@ -166,7 +166,7 @@ def hub_classifier(
 
     Parameters
     ----------
-    handle : a packaged SavedModel, a folder, or an address, as for :func:`tlbook.hubs.folder`
+    handle : a packaged SavedModel, a folder, or an address, as for :func:`tlbook.sources.hubs.folder`
     trainable : fine-tune the encoder too; its variables move only then. :func:`freeze` can change
         it later
     dropout : share of the features left out in training
@@ -174,17 +174,18 @@ def hub_classifier(
 
     Raises
     ------
-    FileNotFoundError : see :func:`tlbook.hubs.folder`
+    FileNotFoundError : see :func:`tlbook.sources.hubs.folder`
     ValueError : it is no encoder of strings or images; or ``trainable``, and it has no variable
         that can be trained, as a plain ``tf.Module`` saves it
     """
     import tensorflow_hub
     import tf_keras
 
-    from tlbook import pretrained  # which needs torch as well
+    from tlbook import sources
+    from tlbook.sources import encoders
 
-    encoder = pretrained.load(handle)
-    if not isinstance(encoder, pretrained.SavedModelEncoder):
+    encoder = sources.load(handle)
+    if not isinstance(encoder, encoders.SavedModelEncoder):
         raise ValueError(f"{str(handle)!r} is not a SavedModel of TensorFlow Hub")
     if trainable and not getattr(encoder.model, "trainable_variables", ()):
         raise ValueError(
@@ -464,7 +465,7 @@ def export(model, folder: Path | str) -> None:
     Keras 3 itself exports can only infer. Regularization that layers ask for is not carried along.
     The folder must not exist.
     """
-    from tlbook import savedmodels
+    from tlbook.sources import savedmodels
 
     folder = Path(folder)
     if folder.exists():

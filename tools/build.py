@@ -28,7 +28,7 @@ from myst_parser.config.main import MdParserConfig
 from nbformat import NotebookNode
 from sphinx_external_toc.parsing import parse_toc_yaml
 
-from tlbook import assets
+from tlbook.sources import assets
 from tools import ledger
 from tools.run import Chapter, ChapterError, cores, plain, run_all
 from tools.watch import digest, python_version

@@ -119,7 +119,9 @@ def broken_role(book: Book, path: Path, role: str, content: str) -> str | None:
 
 def ids(book: Book) -> list[str]:
     """Every id of a claim, system, formula, listing or document is one that exists."""
-    tables = tomllib.loads((book.root / "tlbook" / "claims.toml").read_text("utf-8")).values()
+    tables = tomllib.loads(
+        (book.root / "tlbook" / "evidence" / "claims.toml").read_text("utf-8")
+    ).values()
     known = {name for table in tables if isinstance(table, dict) for name in table}
     mentions: list[tuple[Path, int, str]] = []
     for path in book.pages:
@@ -136,7 +138,7 @@ def ids(book: Book) -> list[str]:
             if "# no id" not in text:
                 mentions += [(path, line, m[1]) for m in re.finditer(rf"[\"']({ID})[\"']", text)]
     return [
-        f"{book.name(path)}:{line}: the documents have no {name!r}: see tlbook/claims.toml"
+        f"{book.name(path)}:{line}: the documents have no {name!r}: see tlbook/evidence/claims.toml"
         for path, line, name in mentions
         if name not in known
     ]
@@ -210,7 +212,7 @@ def drawing_names(tree: ast.Module) -> set[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module in ("matplotlib", "tlbook"):
             names |= {a.asname or a.name for a in node.names if a.name in ("pyplot", "plots")}
-        elif isinstance(node, ast.ImportFrom) and node.module == "tlbook.plots":
+        elif isinstance(node, ast.ImportFrom) and node.module == "tlbook.evidence.plots":
             names |= {a.asname or a.name for a in node.names if a.name not in ("style", "WORDS")}
         elif isinstance(node, ast.Import):
             names |= {a.asname for a in node.names if a.name == "matplotlib.pyplot" and a.asname}

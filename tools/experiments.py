@@ -1,9 +1,9 @@
 """Run the experiments that are longer than a chapter may be.
 
 ``python -m tools.experiments [NAME ...]``, or ``make experiments``. A chapter asks for them by
-``tlbook.experiment.recorded``; here its cells are run with ``$TLBOOK_EXPERIMENTS`` set, so that the
-same code measures them and writes ``tlbook/recorded/NAME.json``. All of them take about an hour on
-two cores.
+``tlbook.evidence.recording.recorded``; here its cells are run with ``$TLBOOK_EXPERIMENTS`` set, so
+that the same code measures them and writes ``tlbook/evidence/recorded/NAME.json``. All of them take about an
+hour on two cores.
 """
 
 import argparse

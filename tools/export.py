@@ -435,7 +435,7 @@ def setup_cell(book: Book) -> NotebookNode:
 def say_cell(text: str) -> NotebookNode:
     """A folded cell that shows Markdown with the values that the cells above computed."""
     marks = "'''" if '"""' in text else '"""'
-    source = f"#@title\nfrom tlbook.claims import say\n\nsay(r{marks}\n{text}\n{marks})"
+    source = f"#@title\nfrom tlbook.evidence.claims import say\n\nsay(r{marks}\n{text}\n{marks})"
     return new_code_cell(source, metadata={**FOLDED, "tags": ["hide-input"]})
 
 

@@ -1,10 +1,10 @@
 """The claims ledger: what the executed chapters found, and what is on record.
 
-Chapters state findings (:func:`tlbook.claims.finding`). The build gathers them from the executed
-notebooks into ``_build/claims.json``; ``results/claims.json`` is the committed record. The check
-compares the two, and ``python -m tools.ledger`` accepts what was measured as the new record. The
-README's figure, the tables behind figures (:func:`tlbook.claims.keep`) and the table of methods
-(:func:`tlbook.claims.method`) go the same way.
+Chapters state findings (:func:`tlbook.evidence.claims.finding`). The build gathers them from the
+executed notebooks into ``_build/claims.json``; ``results/claims.json`` is the committed record. The
+check compares the two, and ``python -m tools.ledger`` accepts what was measured as the new record.
+The README's figure, the tables behind figures (:func:`tlbook.evidence.claims.keep_table`) and the table
+of methods (:func:`tlbook.evidence.claims.method`) go the same way.
 """
 
 import json
@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 from nbformat import NotebookNode
 
-from tlbook.claims import FINDING, METHOD, TABLE, table
+from tlbook.evidence.claims import FINDING, METHOD, TABLE, table
 
 MEASURED = Path("_build/claims.json")
 RECORD = Path("results/claims.json")

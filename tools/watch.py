@@ -63,9 +63,9 @@ def report(root: str) -> str:
         inside = _inside(Path(root), Path(path))
         if inside:
             files[inside] = _digest_as_read(Path(path))
-    assets = dict(getattr(loaded.get("tlbook.assets"), "used", {}))
+    assets = dict(getattr(loaded.get("tlbook.sources.assets"), "used", {}))
     if assets:  # a change in the table concerns the pages that show it, or that used the asset
-        files.pop("tlbook/assets.toml", None)
+        files.pop("tlbook/sources/assets.toml", None)
     owners = importlib.metadata.packages_distributions()
     packages = {owner for name in loaded for owner in owners.get(name.partition(".")[0], ())}
     installed = {

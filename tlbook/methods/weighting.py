@@ -47,8 +47,6 @@ def effective_sample_size(weights: np.ndarray) -> float:
 
 
 # --- weights of source rows ---------------------------------------------------------------------
-
-
 def nearest_source(
     source: np.ndarray, target: np.ndarray, *, k: int = 10, metric: str = "euclidean"
 ) -> np.ndarray:
@@ -216,8 +214,6 @@ def _domains(source, target) -> tuple[np.ndarray, np.ndarray]:
 
 
 # --- classifiers --------------------------------------------------------------------------------
-
-
 class WeightedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
     """A classifier trained on source rows, each weighted by where the target's rows lie.
 

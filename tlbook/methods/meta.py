@@ -2,21 +2,23 @@
 
 A *task* is a few labeled examples to learn from, the support, and others to be judged on, the
 query. :class:`Episodes` draws tasks from a labeled set, :func:`sinusoids` makes curves to regress.
-To :func:`tlbook.training.steps` a task is one example of a batch, so meta-learning needs no loop of
-its own: :func:`prototypical`, :func:`maml` and :func:`reptile` are losses. Their batches hold four
+To :func:`tlbook.learning.loop.steps` a task is one example of a batch, so meta-learning needs no
+loop of its own: :func:`prototypical`, :func:`maml` and :func:`reptile` are losses. Their batches
+hold four
 columns::
 
     support_x (tasks, n, ...)   support_y (tasks, n, ...)   labels 0 ... ways - 1, or values
     query_x   (tasks, m, ...)   query_y   (tasks, m, ...)
 
 A *learner* solves one task: ``learner(support_x, support_y, query_x)`` returns (m,) labels. Plain
-controls (:func:`fitted`) and meta-trained networks are learners alike, so :func:`score_episodes`
-compares them on the same episodes; :func:`tlbook.experiment.episode_accuracy` has the interval.
+controls (:func:`finetune_learner`) and meta-trained networks are learners alike, so :func:`score_episodes`
+compares them on the same episodes; :func:`tlbook.evidence.effects.episode_accuracy` has the
+interval.
 
 Batch normalization needs care where weights are adapted to a task (MAML, Reptile): running
 statistics cannot follow many tasks at once. ``torch.func.replace_all_batch_norm_modules_(model)``
 makes a network normalize by the batch in hand, in training and later. Then a query's outputs depend
-on the other queries: they are *transductive*, as the MAML paper's were. See :func:`adapted`.
+on the other queries: they are *transductive*, as the MAML paper's were. See :func:`maml_learner`.
 """
 
 import math
@@ -32,19 +34,21 @@ from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 
 from tlbook.data import Split
-from tlbook.objectives import Loss
-from tlbook.training import Batch
+from tlbook.learning.batches import Batch
+from tlbook.learning.protocol import Loss
 
 #: (outputs, targets) -> their mean loss, such as ``F.cross_entropy`` or ``F.mse_loss``.
 Criterion = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
 Weights = dict[str, torch.Tensor]
+
+
 #: (support x, support y, query x) of one task -> (m,) predicted labels
 Learner = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor | np.ndarray]
 
 
 # --- tasks --------------------------------------------------------------------------------------
-
-
 def split_classes(
     y: np.ndarray,
     *,
@@ -87,20 +91,20 @@ def split_classes(
 class Episodes:
     """Tasks of ``ways`` classes with ``shots`` labeled examples of each, drawn from a labeled set.
 
-    Iterate over it, or give it to :func:`tlbook.training.steps` in place of ``Batches``.
+    Iterate over it, or give it to :func:`tlbook.learning.loop.steps` in place of ``Batches``.
 
     Attributes
     ----------
     x, y : n examples (images or frozen features) and their integer labels (n,)
     ways, shots, queries : classes of a task; examples of each in its support, and in its query
-    number, size : batches, and tasks in each of them
+    number, batch_size : batches, and tasks in each of them
     seed : decides everything: batch ``i`` is the same whether those before it were drawn or not
     groups : (n,) at most one example of a group comes into a class of a task, so that a query is
         no variant of what is in the support; by default each example stands alone
 
     The classes of a task differ, and so do its examples. Its labels are 0 ... ``ways`` - 1 in an
     order drawn anew, so that a network cannot learn them by heart. A batch has the columns named
-    at the top of this module, and as ``rows`` (size, ways, shots + queries) positions.
+    at the top of this module, and as ``rows`` (batch_size, ways, shots + queries) positions.
 
     Raises
     ------
@@ -114,14 +118,14 @@ class Episodes:
     shots: int = 1
     queries: int = 15
     number: int = 1000
-    size: int = 1
+    batch_size: int = 1
     seed: int = 0
     groups: np.ndarray | None = None
     members: list[np.ndarray] = field(init=False, repr=False)  # rows of each class
 
     def __post_init__(self):
         numbers = {name: getattr(self, name) for name in ("ways", "shots", "queries")}
-        numbers |= {"number": self.number, "size": self.size}
+        numbers |= {"number": self.number, "batch_size": self.batch_size}
         if min(numbers.values()) < 1:
             raise ValueError(f"{numbers}: each must be at least 1")
         y, groups = np.asarray(self.y), self.groups
@@ -155,7 +159,7 @@ class Episodes:
         """The rows of each batch, from the given batch on."""
         for index in range(start, self.number):
             rng = np.random.default_rng((self.seed, index))
-            yield np.stack([self._episode(rng) for _ in range(self.size)])
+            yield np.stack([self._episode(rng) for _ in range(self.batch_size)])
 
     def _episode(self, rng: np.random.Generator) -> np.ndarray:
         chosen = rng.choice(len(self.members), self.ways, replace=False)
@@ -169,7 +173,7 @@ class Episodes:
         return rows[: self.shots + self.queries]
 
     def parts(self, rows: np.ndarray, tokens: float) -> list[np.ndarray]:
-        """A batch is not cut: see :meth:`tlbook.training.Batches.parts`."""
+        """A batch is not cut: see :meth:`tlbook.learning.batches.Batches.parts`."""
         return [rows]
 
     def batch(self, rows: np.ndarray) -> Batch:
@@ -183,7 +187,7 @@ class Episodes:
 
 
 def sinusoids(tasks: int, *, shots: int = 10, queries: int = 10, seed: int = 0) -> dict:
-    """Columns of regression tasks for :class:`tlbook.training.Batches`: sine curves.
+    """Columns of regression tasks for :class:`tlbook.learning.batches.Batches`: sine curves.
 
     ``amplitude * sin(x - phase)`` with amplitudes from 0.1 to 5, phases from 0 to pi and x from -5
     to 5, each uniform, as in the MAML paper. Arrays (tasks, shots, 1) and (tasks, queries, 1) of
@@ -201,8 +205,6 @@ def sinusoids(tasks: int, *, shots: int = 10, queries: int = 10, seed: int = 0) 
 
 
 # --- prototypes ---------------------------------------------------------------------------------
-
-
 def prototypical() -> Loss:
     """Prototypical networks: classify a query by the nearest class mean of what ``model`` makes.
 
@@ -240,18 +242,16 @@ def prototype_logits(
 
 
 # --- adaptation ---------------------------------------------------------------------------------
-
-
 def adapt(
     model: nn.Module,
     criterion: Criterion,
     support: tuple[torch.Tensor, torch.Tensor],
     *,
-    steps: int,
+    inner_steps: int,
     lr: float,
     first_order: bool = False,
 ) -> list[Weights]:
-    """The model's weights after 0, 1, ..., ``steps`` gradient steps on one task's support.
+    """The model's weights after 0, 1, ..., ``inner_steps`` gradient steps on one task's support.
 
     The model itself stays as it is: ``torch.func.functional_call(model, weights, x)`` applies what
     is returned. Only parameters that are not frozen are adapted. Gradients flow through all of it
@@ -260,11 +260,11 @@ def adapt(
 
     Raises
     ------
-    ValueError : ``steps`` is negative; the model has batch normalization that updates running
+    ValueError : ``inner_steps`` is negative; the model has batch normalization that updates running
         statistics (the top of this module says what to do), or is shared by several processes
     """
-    if steps < 0:
-        raise ValueError(f"steps={steps} cannot be negative")
+    if inner_steps < 0:
+        raise ValueError(f"inner_steps={inner_steps} cannot be negative")
     _check_adaptable(model)
     x, y = support
 
@@ -272,7 +272,7 @@ def adapt(
         return criterion(functional_call(model, weights, (x,)), y)
 
     trajectory = [{name: p for name, p in model.named_parameters() if p.requires_grad}]
-    for _ in range(steps):
+    for _ in range(inner_steps):
         gradient = grad(loss)(trajectory[-1])
         trajectory.append(
             {
@@ -283,12 +283,12 @@ def adapt(
     return trajectory
 
 
-def maml(criterion: Criterion, *, steps: int, lr: float, first_order: bool = False) -> Loss:
-    """Model-agnostic meta-learning: the loss on the query after ``steps`` on the support.
+def maml(criterion: Criterion, *, inner_steps: int, lr: float, first_order: bool = False) -> Loss:
+    """Model-agnostic meta-learning: the loss on the query after ``inner_steps`` on the support.
 
     Its gradient says how the start should move for these steps to serve better (Finn et al. 2017,
     arXiv 1703.03400). It goes through the steps, second derivatives and all; with ``first_order``
-    it is the query's gradient at the adapted weights (FOMAML in that paper). ``steps=0`` is
+    it is the query's gradient at the adapted weights (FOMAML in that paper). ``inner_steps=0`` is
     ordinary training on all tasks together: the control. All tasks of a batch are adapted at once
     (``vmap``), several times as fast as one by one where networks are small.
 
@@ -297,7 +297,7 @@ def maml(criterion: Criterion, *, steps: int, lr: float, first_order: bool = Fal
 
     def loss_fn(model, batch):
         def after_steps(support_x, support_y, query_x, query_y):
-            support, rates = (support_x, support_y), {"steps": steps, "lr": lr}
+            support, rates = (support_x, support_y), {"inner_steps": inner_steps, "lr": lr}
             weights = adapt(model, criterion, support, **rates, first_order=first_order)[-1]
             outputs = functional_call(model, weights, (query_x,))
             return criterion(outputs, query_y), outputs
@@ -308,15 +308,15 @@ def maml(criterion: Criterion, *, steps: int, lr: float, first_order: bool = Fal
     return loss_fn
 
 
-def reptile(criterion: Criterion, *, steps: int, lr: float) -> Loss:
-    """Reptile: move the start toward the weights that ``steps`` on each task arrive at.
+def reptile(criterion: Criterion, *, inner_steps: int, lr: float) -> Loss:
+    """Reptile: move the start toward the weights that ``inner_steps`` on each task arrive at.
 
     Support and query together are what a task is learned from; nothing is held out (Nichol et al.
     2018, arXiv 1803.02999). The loss is half the squared distance of the start to where it ends,
     the end taken as fixed. Its gradient is the start minus the mean of the ends, so SGD with
-    learning rate ``e`` moves by ``e`` times the way, as in the paper; Adam works too. Turn off the
-    clipping of gradients (``steps(..., clip=None)``): here their length means something. The logs
-    hold the tasks' own loss at the end (``task_loss``).
+    learning rate ``e`` moves by ``e`` times the way, as in the paper; Adam works too. Gradients are
+    not clipped: here their length means something. The logs hold the tasks' own loss at the end
+    (``task_loss``).
     """
 
     def loss_fn(model, batch):
@@ -324,7 +324,7 @@ def reptile(criterion: Criterion, *, steps: int, lr: float) -> Loss:
         x, y = torch.cat([support_x, query_x], dim=1), torch.cat([support_y, query_y], dim=1)
 
         def end(x, y):
-            weights = adapt(model, criterion, (x, y), steps=steps, lr=lr)[-1]
+            weights = adapt(model, criterion, (x, y), inner_steps=inner_steps, lr=lr)[-1]
             return weights, criterion(functional_call(model, weights, (x,)), y)
 
         with torch.no_grad():
@@ -333,21 +333,22 @@ def reptile(criterion: Criterion, *, steps: int, lr: float) -> Loss:
         distance = sum(((start[name] - weights) ** 2).sum() for name, weights in ends.items())
         return distance / 2 / len(x), {"task_loss": losses.mean().item()}
 
+    loss_fn.clip = None  # the length of the gradient means something
     return loss_fn
 
 
 @torch.no_grad()
 def query_losses(
-    model: nn.Module, criterion: Criterion, tasks: Mapping, *, steps: int, lr: float
+    model: nn.Module, criterion: Criterion, tasks: Mapping, *, inner_steps: int, lr: float
 ) -> np.ndarray:
-    """(tasks, steps + 1): each task's loss on its query after 0, 1, ..., ``steps`` of adaptation.
+    """(tasks, steps + 1): each task's loss on its query after 0, 1, ..., ``inner_steps`` of adaptation.
 
     ``tasks`` has the columns of a batch. The model is put in eval mode, and stays as it is.
     """
     model.eval()
 
     def losses(support_x, support_y, query_x, query_y):
-        trajectory = adapt(model, criterion, (support_x, support_y), steps=steps, lr=lr)
+        trajectory = adapt(model, criterion, (support_x, support_y), inner_steps=inner_steps, lr=lr)
         return torch.stack(
             [criterion(functional_call(model, w, (query_x,)), query_y) for w in trajectory]
         )
@@ -357,9 +358,7 @@ def query_losses(
 
 
 # --- learners, and how good they are ------------------------------------------------------------
-
-
-def fitted(estimator: ClassifierMixin) -> Learner:
+def finetune_learner(estimator: ClassifierMixin) -> Learner:
     """A scikit-learn classifier that is fitted to each task's support: the plain control.
 
     Such as ``LogisticRegression()``, on frozen features or on pixels. Examples are flattened. The
@@ -386,15 +385,15 @@ def nearest_prototype(model: nn.Module) -> Learner:
     return learner
 
 
-def adapted(
+def maml_learner(
     model: nn.Module,
     criterion: Criterion = F.cross_entropy,
     *,
-    steps: int,
+    inner_steps: int,
     lr: float,
     transductive: bool = True,
 ) -> Learner:
-    """The model after ``steps`` on the support, in eval mode, itself unchanged.
+    """The model after ``inner_steps`` on the support, in eval mode, itself unchanged.
 
     ``transductive`` lets batch normalization without running statistics see all queries at once;
     without, each query is seen beside the support only (both are in Nichol et al. 2018, arXiv
@@ -408,7 +407,9 @@ def adapted(
         support_x, support_y, query_x = (
             column.to(_device(model)) for column in (support_x, support_y, query_x)
         )
-        weights = adapt(model, criterion, (support_x, support_y), steps=steps, lr=lr)[-1]
+        weights = adapt(model, criterion, (support_x, support_y), inner_steps=inner_steps, lr=lr)[
+            -1
+        ]
 
         def beside_support(query):
             return functional_call(model, weights, (torch.cat([support_x, query[None]]),))[-1]
@@ -455,8 +456,6 @@ def score_episodes(learner: Learner, episodes: Episodes) -> EpisodeScores:
 
 
 # --- the pieces ---------------------------------------------------------------------------------
-
-
 def _columns(batch: Mapping) -> tuple[torch.Tensor, ...]:
     names = ("support_x", "support_y", "query_x", "query_y")
     return tuple(torch.as_tensor(batch[name]) for name in names)

@@ -1,9 +1,9 @@
-"""Freezing as a table of (pattern, factor), one row per group of layers.
+r"""Freezing as a table of (pattern, factor), one row per group of layers.
 
 The first pattern found in a parameter's name decides. A factor multiplies the learning rate; the
 factor ``None`` means frozen (冻结)::
 
-    table = [("classifier", 1.0), (r"layer\\.[45]\\.", 0.3), (".*", None)]
+    table = [("classifier", 1.0), (r"layer\.[45]\.", 0.3), (".*", None)]
     groups = param_groups(model, table, lr=5e-5)
     optimizer = torch.optim.AdamW(groups)
 
@@ -23,6 +23,7 @@ from torch.optim import Optimizer
 #: Rows of (regular expression searched in parameter names, factor of the learning rate or None).
 Table = Sequence[tuple[str, float | None]]
 
+
 ALL: Table = ((".*", 1.0),)
 
 
@@ -39,23 +40,6 @@ def last_layers(model: nn.Module, k: int, head: str = "classifier|pooler") -> Ta
     chosen = "|".join(str(number) for number in numbers[len(numbers) - k :])
     layers = [(_layer(f"(?:{chosen})"), 1.0)] if k else []
     return (head, 1.0), *layers, (".*", None)
-
-
-def bias_only(head: str = "classifier") -> Table:
-    """Train the head and the biases (BitFit: Ben Zaken et al., 2022, arXiv 2106.10199)."""
-    return (head, 1.0), (r"bias$", 1.0), (".*", None)
-
-
-def discriminative(model: nn.Module, decay: float, head: str = "classifier|pooler") -> Table:
-    """A learning rate that falls by ``decay`` with each layer below the head (Howard and Ruder,
-    2018, arXiv 1801.06146)."""
-    numbers = _layer_numbers(model)
-    depth = len(numbers)
-    layers = [
-        (_layer(str(number)), decay ** (depth - position))
-        for position, number in enumerate(numbers)
-    ]
-    return (head, 1.0), *layers, (".*", decay ** (depth + 1))
 
 
 def _layer(number: str) -> str:

@@ -11,7 +11,8 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-from tlbook.experiment import Comparison, Effect
+from tlbook.evidence.comparison import Comparison
+from tlbook.evidence.effects import Effect
 
 WORDS = {
     "score": "balanced accuracy (%)",
@@ -23,8 +24,11 @@ WORDS = {
     "tested": "tested on",
 }
 
+
 #: Okabe and Ito's colors, told apart with any color vision; black is left to axes and text.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999")
+
+
 MARKERS = "osD^vPX"
 
 

@@ -4,13 +4,13 @@ A frozen teacher is computed once: :func:`teacher_columns` turns what it says of
 columns ``teacher_…``, which batches then hold beside the student's own::
 
     columns = columns | teacher_columns(teacher, columns, ["body"])
-    loss_fn = taught(rkd_angle, {"body": "body"}, weight=2.0)
-    for step in steps(student, loss_fn, Batches(columns, size=32), optimizer): ...
+    loss_fn = with_teacher(rkd_angle, {"body": "body"}, weight=2.0)
+    for step in steps(student, loss_fn, Batches(columns, batch_size=32), optimizer): ...
 
-:func:`distillation` compares logits. :func:`taught` compares layers, by one of the functions
+:func:`distillation` compares logits. :func:`with_teacher` compares layers, by one of the functions
 ``(student, teacher) -> mean over the examples``: :func:`hint` wants the same features,
-:func:`attention_transfer` the same places of an image, :func:`rkd_distance` and :func:`rkd_angle`
-only the same relations among the examples, so student and teacher may differ in dimensions.
+:func:`rkd_distance` and :func:`rkd_angle` only the same relations among the examples, so student
+and teacher may differ in dimensions.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,17 +20,17 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from tlbook.freezing import eval_mode
-from tlbook.objectives import (
+from tlbook.learning.batches import Batches
+from tlbook.learning.freezing import eval_mode
+from tlbook.learning.protocol import (
     Loss,
     accuracy_of,
     activations,
-    apart,
     auxiliary_of,
     labels_of,
     logits_of,
+    split_columns,
 )
-from tlbook.training import Batches
 
 #: (student's, teacher's) outputs of a layer for the same n examples -> how far apart they are.
 Distance = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -38,7 +38,7 @@ Distance = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 @torch.no_grad()
 def teacher_columns(
-    teacher: nn.Module, columns: Mapping, layers: Sequence[str] = (), size: int = 256
+    teacher: nn.Module, columns: Mapping, layers: Sequence[str] = (), batch_size: int = 256
 ) -> dict[str, np.ndarray]:
     """What a teacher says of each example, in eval mode: columns for :class:`Batches`.
 
@@ -57,7 +57,7 @@ def teacher_columns(
     rows = []
     inputs = {name: column for name, column in columns.items() if name != "labels"}
     with eval_mode(teacher):
-        for batch in Batches(inputs, size):
+        for batch in Batches(inputs, batch_size):
             batch_on = {name: column.to(device) for name, column in batch.items()}
             logits, outputs = activations(teacher, batch_on, layers)
             for kept, output in zip(found.values(), (logits, *outputs), strict=True):
@@ -86,7 +86,7 @@ def distillation(temperature: float = 4.0, alpha: float = 0.9) -> Loss:
         raise ValueError(f"temperature={temperature} must be positive, and alpha={alpha} in 0..1")
 
     def loss_fn(model, batch):
-        own, teacher = apart(batch, "teacher_")
+        own, teacher = split_columns(batch, "teacher_")
         logits, soft = logits_of(model, own), _said(teacher, "logits")
         log_q = F.log_softmax(logits / temperature, -1)
         divergence = F.kl_div(log_q, F.softmax(soft / temperature, -1), reduction="batchmean")
@@ -101,7 +101,7 @@ def distillation(temperature: float = 4.0, alpha: float = 0.9) -> Loss:
     return loss_fn
 
 
-def taught(
+def with_teacher(
     distance: Distance,
     layers: Mapping[str, str],
     *,
@@ -111,8 +111,8 @@ def taught(
 ) -> Loss:
     """Cross-entropy plus ``weight`` times a distance from the teacher, summed over layers.
 
-    :func:`rkd_distance` and :func:`rkd_angle` compare the examples of a batch with each other:
-    train with ``steps(..., whole=True)``.
+    :func:`rkd_distance` and :func:`rkd_angle` compare the examples of a batch with each other, so
+    the loss asks for batches in one piece.
 
     Parameters
     ----------
@@ -120,7 +120,7 @@ def taught(
         ``{"body": "encoder"}`` compares the output of ``body`` with the column ``teacher_encoder``
     labels : False where the teacher is all there is to learn from, as in FitNets' first stage
     regressor : the student's output goes through ``model.auxiliary`` first, which trains along
-        (:class:`tlbook.networks.WithAuxiliary`)
+        (:class:`tlbook.learning.networks.WithAuxiliary`)
 
     The logs hold the distance (``transfer``). Raises ValueError for no layers; the loss raises
     KeyError for a batch without the teacher's layer, or without ``labels`` where they are needed.
@@ -129,7 +129,7 @@ def taught(
         raise ValueError("name a layer of the student and the teacher's to compare it with")
 
     def loss_fn(model, batch):
-        own, teacher = apart(batch, "teacher_")
+        own, teacher = split_columns(batch, "teacher_")
         logits, outputs = activations(model, own, layers)
         if regressor:
             outputs = [auxiliary_of(model)(output) for output in outputs]
@@ -142,6 +142,7 @@ def taught(
             logs["accuracy"] = accuracy_of(logits, truth)
         return loss, logs
 
+    loss_fn.whole = True  # relations are among the examples of a batch
     return loss_fn
 
 
@@ -155,8 +156,6 @@ def _said(teacher: Mapping[str, torch.Tensor], name: str) -> torch.Tensor:
 
 
 # --- distances between what a student and a teacher make of the same examples -------------------
-
-
 def hint(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     """Half the squared distance of features (n, ...), the mean over examples: FitNets' hint
     (Romero et al. 2015, arXiv 1412.6550).
@@ -173,28 +172,6 @@ def hint(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
             f"{tuple(teacher.shape)}: put a regressor between them, see taught"
         )
     return (student - teacher).square().flatten(1).sum(1).mean() / 2
-
-
-def attention_transfer(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-    """Squared distance of attention maps, the mean over examples: 0 to 2 (Zagoruyko & Komodakis
-    2017, arXiv 1612.03928).
-
-    A map is the sum over channels of the squared activations (n, channels, height, width), scaled
-    to the norm 1: where the network looks, however many channels it has. The paper prints the
-    norm of the difference; its square is smooth where the maps agree. The authors' code squares,
-    too, but divides by the number of places, and so asks for a larger weight.
-
-    Raises ValueError for maps of different heights or widths.
-    """
-    if student.ndim != 4 or student.shape[2:] != teacher.shape[2:]:
-        raise ValueError(
-            f"maps of {tuple(student.shape)} and {tuple(teacher.shape)} have no common grid: "
-            "choose layers (n, channels, height, width) of one height and width"
-        )
-    of_student, of_teacher = (
-        F.normalize(activation.square().sum(1).flatten(1)) for activation in (student, teacher)
-    )
-    return (of_student - of_teacher).square().sum(1).mean()
 
 
 def rkd_distance(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:

@@ -11,28 +11,29 @@ What a hub gave once is in its own cache, and used from there without asking the
 torch nor TensorFlow is imported here but where TensorFlow Hub itself has to download.
 """
 
-import difflib
-import functools
 import hashlib
 import json
 import os
 import shutil
 import socket
-import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import pooch
 
-from tlbook import assets, cache
+from tlbook.sources import assets, cache
+from tlbook.sources.catalog import Model, alternative, packaged
 
 #: Seconds without a byte after which TensorFlow Hub is given up, and Hugging Face when it is first
 #: asked for a model. For its files, $HF_HUB_ETAG_TIMEOUT and $HF_HUB_DOWNLOAD_TIMEOUT hold.
 TIMEOUT = 30.0
+
+
 #: What is fetched of a model on the Hugging Face Hub, and what is not.
 FILES, OTHERS = ["*.json", "*.txt", "*.model", "*.safetensors"], ["onnx/*", "openvino/*"]
+
+
 #: One of these is in every folder with a text model.
 TOKENIZERS = (
     "tokenizer.json",
@@ -41,30 +42,6 @@ TOKENIZERS = (
     "sentencepiece.bpe.model",
     "spiece.model",
 )
-
-
-@dataclass(frozen=True)
-class Model:
-    """A packaged model: what it is, and what it was trained on."""
-
-    handle: str
-    asset: str  # the archive it is in
-    kind: str  # what loads it: "transformers", "torch" or "savedmodel"
-    modality: str
-    trained_on: str
-    stands_in_for: tuple[str, ...]  # parts of hub names that it can take the place of
-    folder: str = ""  # of its files in the archive
-    build: str = ""  # the function of tlbook.savedmodels that makes its SavedModel
-
-
-@functools.cache
-def packaged() -> dict[str, Model]:
-    """The packaged models by handle."""
-    rows = tomllib.loads(Path(__file__).with_name("models.toml").read_text(encoding="utf-8"))
-    return {
-        name: Model(handle=name, **{**row, "stands_in_for": tuple(row["stands_in_for"])})
-        for name, row in rows.items()
-    }
 
 
 def folder(handle: str | Path, revision: str | None = None) -> Path:
@@ -82,7 +59,7 @@ def folder(handle: str | Path, revision: str | None = None) -> Path:
         packaged model can take its place, and how to fetch it ahead.
     ValueError
         A revision was given for something that has none.
-    tlbook.assets.AssetError
+    tlbook.sources.assets.AssetError
         A packaged model that cannot be fetched.
     """
     name = str(handle)
@@ -105,15 +82,13 @@ def _no_revision(revision: str | None, why: str) -> None:
 
 def _packaged(model: Model) -> Path:
     if model.build:
-        from tlbook import savedmodels
+        from tlbook.sources import ports
 
-        return savedmodels.path(model)
+        return ports.path(model)
     return assets.path(model.asset) / model.folder
 
 
 # Hugging Face
-
-
 def _from_hugging_face(handle: str, revision: str | None) -> Path:
     kept = _snapshot(handle, revision)
     if kept and _has_weights(kept) and any((kept / name).is_file() for name in TOKENIZERS):
@@ -176,8 +151,6 @@ def _check(file: Path) -> None:
 
 
 # TensorFlow Hub
-
-
 def tensorflow_hub_cache() -> Path:
     """Where TensorFlow Hub keeps models: ``$TFHUB_CACHE_DIR``, else a folder in the book's cache.
 
@@ -250,8 +223,6 @@ def _remove_stale_lock(place: Path) -> None:
 
 
 # What is there, and what to say when it is not
-
-
 def present(model: Model) -> bool:
     """Whether the archive of a packaged model is here."""
     return assets.folder(assets.table()[model.asset]).is_dir()
@@ -282,16 +253,6 @@ def cached() -> list[tuple[str, str, int]]:
 def bytes_in(place: Path) -> int:
     """The size of all files in a folder."""
     return sum(file.stat().st_size for file in place.rglob("*") if file.is_file())
-
-
-def alternative(handle: str) -> str | None:
-    """The packaged model that is nearest to what a handle seems to be."""
-    name = handle.lower()
-    for model in reversed(packaged().values()):  # the more special names stand last
-        if any(part in name for part in model.stands_in_for):
-            return model.handle
-    near = difflib.get_close_matches(name.rstrip("/").split("/")[-1], packaged(), n=1, cutoff=0.5)
-    return near[0] if near else None
 
 
 def _not_found(handle: str, hub: str, error: Exception, option: str = "") -> FileNotFoundError:

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from tlbook.objectives import Loss
+from tlbook.learning.protocol import Loss
 
 MISSING = -100  # a class that is not known, as for torch's cross-entropy
 
@@ -31,7 +31,7 @@ class MultiTask(nn.Module):
     heads : task -> makes of them logits (n, classes) or values (n, 1)
     shared : False gives each task an encoder of its own, a copy with the same initial weights. It
         is the control: the same loss and loop then train separate models, none of which learns
-        from another's labels (gradients must not be clipped, or the tasks share the limit)
+        from another's labels
     """
 
     def __init__(self, encoder: nn.Module, heads: Mapping[str, nn.Module], *, shared: bool = True):
@@ -49,7 +49,7 @@ class MultiTask(nn.Module):
         }
 
     def task(self, name: str) -> nn.Sequential:
-        """The network of one task alone, as :func:`tlbook.training.evaluate` takes it."""
+        """The network of one task alone, as :func:`tlbook.learning.loop.evaluate` takes it."""
         encoder = self.encoders[name] if self.encoder is None else self.encoder
         return nn.Sequential(encoder, self.heads[name])
 
@@ -109,12 +109,11 @@ def multitask(weights: Mapping[str, float]) -> Loss:
         losses = task_losses(model, batch, weights)
         return sum(losses.values()), {task: loss.item() for task, loss in losses.items()}
 
+    loss_fn.whole, loss_fn.clip = True, None  # a shared limit would tie the tasks together
     return loss_fn
 
 
 # --- conflict -----------------------------------------------------------------------------------
-
-
 def task_gradients(
     losses: Mapping[str, torch.Tensor], parameters: list[nn.Parameter]
 ) -> torch.Tensor:
@@ -169,8 +168,6 @@ def pcgrad(weights: Mapping[str, float], seed: int | None = 0) -> Loss:
     any two tasks. Costs a backward pass more for each task. ``seed`` decides the random order;
     with None it is drawn from torch's own generator.
 
-    A projection is of a whole batch: train with ``steps(..., whole=True)``.
-
     Raises ValueError for a model without a shared encoder, and as :func:`task_losses`.
     """
     generator = None if seed is None else torch.Generator().manual_seed(seed)
@@ -191,4 +188,5 @@ def pcgrad(weights: Mapping[str, float], seed: int | None = 0) -> Loss:
         logs["cosine"] = gradient_cosine(gradients).min().item()
         return sum(losses.values()) + nothing, logs
 
+    loss_fn.whole, loss_fn.clip = True, None  # a projection is of a whole batch
     return loss_fn

@@ -7,26 +7,27 @@ about as long as each other, and a batch holds a number of tokens, not of texts,
 processor's cache whether texts are short or long.
 """
 
-import copy
-import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import numpy as np
 import torch
-from torch import nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from tlbook import networks
-from tlbook.cache import array, digest
-from tlbook.freezing import eval_mode
-from tlbook.pretrained import ImageEncoder, SavedModelEncoder, TextEncoder
+from tlbook.sources.cache import array, digest
+from tlbook.sources.encoders import ImageEncoder, SavedModelEncoder, TextEncoder
 
 TEXTS, IMAGES = 32, 4  # in a batch: what a CPU's cache holds, and so the fastest there
+
+
 TOKENS = 32  # that a text counts for
+
+
 CHARACTERS = 128  # the same, for a model that takes strings
+
+
 VERSION = "1"  # of the features in the cache: raise it when a change here changes them
 
 
@@ -41,8 +42,8 @@ def features(
 
     Parameters
     ----------
-    encoder : from :func:`tlbook.pretrained.load`, in eval mode; runs on the device of its model. A
-        SavedModel of TensorFlow Hub always runs in inference mode
+    encoder : from :func:`tlbook.sources.pretrained.load`, in eval mode; runs on the device of its
+        model. A SavedModel of TensorFlow Hub always runs in inference mode
     inputs : n texts; or images, uint8 (n, height, width, 3), see :func:`preprocess`
     batch_size : images in a batch, or texts of 32 tokens (twice as many of 16); by default what is
         fastest on a CPU: 4 images, 32 texts
@@ -74,7 +75,7 @@ def features(
         key = [prepared]
         embed, unit = _embed_by_saved_model, encoder.modality
     elif isinstance(encoder, TextEncoder):
-        prepared = tokenize(encoder, inputs)
+        prepared = token_ids(encoder, inputs)
         key = [np.array([len(text) for text in prepared]), np.concatenate(prepared)]
         embed, unit = _embed_texts, "token"  # a bar of texts would start slow: long ones are first
     else:
@@ -94,9 +95,7 @@ def features(
 
 
 # Texts
-
-
-def tokenize(encoder: TextEncoder, texts: Sequence[str]) -> list[tuple[int, ...]]:
+def token_ids(encoder: TextEncoder, texts: Sequence[str]) -> list[tuple[int, ...]]:
     """Token ids of each text, special tokens included, cut to ``encoder.max_length``.
 
     Warns how many texts were cut. Raises ValueError unless ``texts`` are one or more strings.
@@ -157,7 +156,7 @@ def _embed_texts(
     distinct = sorted(set(tokens), key=lambda text: (len(text), text), reverse=True)
     bar.total = sum(map(len, distinct))
     vectors = []
-    for batch in _batches(distinct, (batch_size or TEXTS) * TOKENS):
+    for batch in batches_by_length(distinct, (batch_size or TEXTS) * TOKENS):
         ids, mask = pad(encoder, batch)
         hidden = encoder.model(input_ids=ids, attention_mask=mask).last_hidden_state.float()
         pooled = mean_pool(hidden, mask) if encoder.pool == "mean" else hidden[:, 0]
@@ -167,7 +166,7 @@ def _embed_texts(
     return torch.cat(vectors).cpu().numpy()[[row[text] for text in tokens]]
 
 
-def _batches(texts: list[Sequence], size: int) -> Iterator[list[Sequence]]:
+def batches_by_length(texts: list[Sequence], size: int) -> Iterator[list[Sequence]]:
     """Texts, sorted from the longest, in batches of at most ``size`` tokens, or characters, once
     padded."""
     start = 0
@@ -178,8 +177,6 @@ def _batches(texts: list[Sequence], size: int) -> Iterator[list[Sequence]]:
 
 
 # Images
-
-
 def preprocess(encoder: ImageEncoder, images: np.ndarray) -> torch.Tensor:
     """What the network reads, float32 (n, 3, size, size), of uint8 images (n, height, width, 3).
 
@@ -228,8 +225,6 @@ def _embed_images(
 
 
 # SavedModels
-
-
 def _embed_by_saved_model(
     encoder: SavedModelEncoder, inputs: np.ndarray, batch_size: int | None, bar: tqdm
 ) -> np.ndarray:
@@ -241,7 +236,7 @@ def _embed_by_saved_model(
     else:
         # Texts of about one length side by side, since many models pad
         order = np.argsort([-len(text) for text in inputs], kind="stable")
-        batches = _batches(list(inputs[order]), (batch_size or TEXTS) * CHARACTERS)
+        batches = batches_by_length(list(inputs[order]), (batch_size or TEXTS) * CHARACTERS)
         prepare = partial(np.array, dtype=object)
     vectors = []
     for batch in batches:
@@ -256,8 +251,6 @@ def _channels_last(size: int, images: np.ndarray) -> np.ndarray:
 
 
 # Inputs
-
-
 def _sized(inputs: Sequence, expected: str) -> Sequence:
     """The inputs, if they are a collection at rest and not empty."""
     if not (hasattr(inputs, "__len__") and hasattr(inputs, "__getitem__")):
@@ -268,126 +261,3 @@ def _sized(inputs: Sequence, expected: str) -> Sequence:
     if len(inputs) == 0:
         raise ValueError(f"Inputs are {expected}, and there are none.")
     return inputs
-
-
-# The frozen prefix of a model that is trained
-
-
-def frozen_prefix(
-    model: nn.Module, columns: Mapping[str, Sequence], batch_size: int = 32, progress: bool = True
-) -> tuple[nn.Module, dict[str, Sequence]]:
-    """Compute what the frozen first layers give once, and train only the rest on it.
-
-    Training the rest on the new columns has the same gradients as training the whole model on the
-    old ones, several times faster. The rest shares its layers with the model: training one trains
-    the other.
-
-    Parameters
-    ----------
-    model : frozen by :func:`tlbook.freezing.param_groups`. A BERT-like model of transformers
-        (embeddings, then ``encoder.layer``), or a :class:`tlbook.networks.MobileNet`
-    columns : for :class:`tlbook.training.Batches`: ``input_ids`` of different lengths for a text
-        model, ``x`` (n, 3, height, width) for an image model. Others are passed on. Whatever
-        augments inputs at random must have happened before: the same activations serve every epoch
-    batch_size : images computed at once, or texts of 32 tokens (twice as many of 16)
-
-    Returns
-    -------
-    The rest of the model, and columns with ``inputs_embeds`` or ``x`` for it. The activations lie
-    in a temporary file, not in memory, and go with the columns.
-
-    Raises
-    ------
-    ValueError : the first layer is trained, so nothing can be computed once
-    TypeError : the model is of neither kind
-    """
-    if isinstance(model, networks.MobileNet):
-        count = _frozen_layers([model.stem, *model.blocks]) - 1
-        prefix = nn.Sequential(model.stem, *model.blocks[:count])
-        rest = _with(model, stem=nn.Identity(), blocks=model.blocks[count:])
-        name, run = "x", partial(_activate_images, prefix)
-    elif hasattr(base := getattr(model, "base_model", None), "embeddings"):
-        layers = base.encoder.layer
-        count = _frozen_layers([base.embeddings, *layers]) - 1
-        first, last = (_with(base.encoder, layer=part) for part in (layers[:count], layers[count:]))
-        prefix = _with(base, encoder=first, pooler=None)
-        end = {model.base_model_prefix: _with(base, embeddings=_PassOn(), encoder=last)}
-        rest = _with(model, **end)
-        name, run = "input_ids", partial(_activate_texts, prefix)
-    else:
-        raise TypeError(
-            f"{type(model).__name__} is neither a BERT-like model of transformers nor a MobileNet"
-        )
-    hidden = {} if progress else {"disable": True}
-    with (
-        tqdm(total=len(columns[name]), desc="frozen prefix", delay=5, leave=False, **hidden) as bar,
-        torch.inference_mode(),
-        eval_mode(prefix),
-    ):
-        activations = run(columns[name], batch_size, bar)
-    others = {key: column for key, column in columns.items() if key != name}
-    return rest, {"x" if name == "x" else "inputs_embeds": activations} | others
-
-
-class _PassOn(nn.Module):
-    """In the place of embeddings: the activations are there already."""
-
-    def forward(self, inputs_embeds: torch.Tensor, **_) -> torch.Tensor:
-        return inputs_embeds
-
-
-def _frozen_layers(layers: Sequence[nn.Module]) -> int:
-    """How many of the first layers are frozen."""
-    trained = [any(p.requires_grad for p in layer.parameters()) for layer in layers]
-    count = trained.index(True) if True in trained else len(layers)
-    if not count:
-        raise ValueError(
-            "The first layer is trained, so there is nothing to compute once. Freeze it first: "
-            "param_groups(model, last_layers(model, 2), lr)"
-        )
-    return count
-
-
-def _with(module: nn.Module, **children: nn.Module | None) -> nn.Module:
-    """A copy of a module with other children; it shares the rest, parameters too."""
-    twin = copy.copy(module)
-    twin._modules = module._modules | children
-    return twin
-
-
-def _activate_texts(prefix: nn.Module, ids: Sequence, batch_size: int, bar: tqdm) -> list:
-    lengths = np.array([len(text) for text in ids])
-    ends = lengths.cumsum()
-    flat = _on_disk((ends[-1], prefix.config.hidden_size))
-    rows = [flat[end - length : end] for end, length in zip(ends, lengths, strict=True)]
-    order = np.argsort(-lengths)
-    device = next(prefix.parameters()).device
-    done = 0
-    for texts in _batches([torch.as_tensor(ids[row]) for row in order], batch_size * TOKENS):
-        batch = order[done : done + len(texts)]
-        done += len(texts)
-        padded = nn.utils.rnn.pad_sequence(texts, batch_first=True).to(device)
-        mask = (torch.arange(padded.shape[1]) < torch.as_tensor(lengths[batch])[:, None]).long()
-        hidden = prefix(input_ids=padded, attention_mask=mask.to(device)).last_hidden_state.cpu()
-        for row, vectors in zip(batch, hidden, strict=True):
-            rows[row][:] = vectors[: lengths[row]].numpy()
-        bar.update(len(batch))
-    return rows
-
-
-def _activate_images(prefix: nn.Module, x: Sequence, batch_size: int, bar: tqdm) -> np.ndarray:
-    device = next(prefix.parameters()).device
-    activations = None
-    for start in range(0, len(x), batch_size):
-        hidden = prefix(torch.as_tensor(x[start : start + batch_size]).to(device)).cpu().numpy()
-        if activations is None:
-            activations = _on_disk((len(x), *hidden.shape[1:]))
-        activations[start : start + batch_size] = hidden
-        bar.update(len(hidden))
-    return activations
-
-
-def _on_disk(shape: tuple[int, ...]) -> np.ndarray:
-    """A float32 array in a file that has no name, and goes when nothing refers to it."""
-    with tempfile.TemporaryFile() as file:
-        return np.memmap(file, np.float32, shape=shape)

@@ -8,58 +8,23 @@ here, and tests compare it with its source. Each has what the hub calls the reus
 They are built on first use and kept in the cache.
 """
 
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import keras
 import numpy as np
 import tensorflow as tf
 
-from tlbook import assets, cache
-from tlbook.hubs import Model
+from tlbook.sources import assets, cache
+from tlbook.sources.catalog import Model
+from tlbook.sources.savedmodels import CallableModel, Reusable, save
 
 VERSION = "1"  # of the exports in the cache: raise it when a change here changes them
+
+
 WORDS = 50_000  # of GloVe, the most frequent ones: 10 MB
+
+
 ORDERS = ((2, 0), (3, 1), (5, 2))  # n-grams of the Universal Sentence Encoder, and tokens before
-
-
-class Reusable(tf.train.Checkpoint):
-    """A SavedModel that can be trained further, the hub's reusable SavedModel.
-
-    A plain ``tf.Module`` would be saved without the lists of variables, and ``hub.KerasLayer``
-    would find nothing to train in it.
-    """
-
-    def __init__(self, trainable: Sequence[tf.Variable], fixed: Sequence[tf.Variable] = ()):
-        super().__init__()
-        self.trainable_variables = list(trainable)
-        self.variables = [*trainable, *fixed]
-        self.regularization_losses = []
-
-
-class CallableModel(Reusable):
-    """A model of Keras 3 or ``tf_keras``: a batch to its outputs, with a switch for training."""
-
-    def __init__(self, model):
-        self.model = model
-        trainable = [_tf_variable(v) for v in model.trainable_variables]
-        known = {id(v) for v in trainable}
-        # In Keras 3 the state of dropout's random numbers is a variable, but not a weight
-        every = [_tf_variable(v) for v in model.variables]
-        super().__init__(trainable, [v for v in every if id(v) not in known])
-        (inputs,) = model.inputs
-        spec = tf.TensorSpec(inputs.shape, inputs.dtype)
-        for training in (False, True):
-            self.__call__.get_concrete_function(spec, training=training)
-
-    @tf.function
-    def __call__(self, inputs, training=False):
-        return self.model(inputs, training=training)
-
-
-def _tf_variable(variable) -> tf.Variable:
-    return variable.value if isinstance(variable, keras.Variable) else variable
 
 
 def path(model: Model) -> Path:
@@ -72,27 +37,7 @@ def path(model: Model) -> Path:
     return target
 
 
-def save(module: tf.train.Checkpoint, target: Path) -> None:
-    """Save a SavedModel, whole or not at all; without TensorFlow's messages."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    level = tf.get_logger().level
-    tf.get_logger().setLevel("ERROR")
-    try:
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".part-") as part:
-            whole = Path(part, "whole")
-            tf.saved_model.save(module, str(whole))
-            try:
-                whole.rename(target)
-            except OSError:
-                if not target.is_dir():  # otherwise another process was quicker
-                    raise
-    finally:
-        tf.get_logger().setLevel(level)
-
-
 # GloVe, with the interface of nnlm-en-dim50
-
-
 class WordVectors(Reusable):
     """Texts to the sum of their words' vectors over the square root of their number.
 
@@ -146,8 +91,6 @@ def glove(source: Path) -> WordVectors:
 
 
 # Universal Sentence Encoder multilingual
-
-
 class UniversalSentenceEncoder(Reusable):
     """Texts in 16 languages to vectors of length one, 512-d.
 
@@ -224,27 +167,26 @@ def universal_sentence_encoder(source: Path) -> UniversalSentenceEncoder:
 
 
 # MobileNetV2, from torch
-
-
 def mobilenet_v2(source: Path) -> CallableModel:
     """torchvision's MobileNetV2 (Sandler et al. 2018), without its classifier, in Keras.
 
     Images (n, 224, 224, 3), from 0 to 1, to pooled features (n, 1280).
     """
-    from tlbook import pretrained
+    from tlbook import sources
 
-    return CallableModel(_keras_features(pretrained.load("mobilenet-v2")))
+    return CallableModel(_keras_features(sources.load("mobilenet-v2")))
 
 
 def _keras_features(encoder):
-    """The layers of a :class:`tlbook.networks.MobileNet` in Keras, with its weights.
+    """The layers of a :class:`tlbook.sources.imagenets.MobileNet` in Keras, with its weights.
 
     Images come as the hub has them, NHWC and from 0 to 1.
     """
     from tf_keras import Model, Sequential, layers
 
     def convolution(part):
-        """Padding, convolution, normalization, ReLU6: a :class:`tlbook.networks.Convolution`."""
+        """Padding, convolution, normalization, ReLU6: a
+        :class:`tlbook.sources.imagenets.Convolution`."""
         conv, norm = part.conv, part.norm
         options = {"strides": conv.stride, "use_bias": False}
         kernel = conv.weight.detach().numpy().transpose(2, 3, 1, 0)  # to (height, width, in, out)

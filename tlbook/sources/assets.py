@@ -36,21 +36,32 @@ from typing import TYPE_CHECKING, BinaryIO
 import pooch
 from tqdm import tqdm
 
-from . import cache
+from tlbook.sources import cache
 
 if TYPE_CHECKING:
     import httpx2
     from unearth.fetchers import PyPIClient
 
+
 TABLE = Path(__file__).with_name("assets.toml")
+
 
 #: Name and archive hash of every asset this process asked for with :func:`path`.
 used: dict[str, str] = {}
 
+
 ATTEMPTS = 3  # at a download that breaks off
+
+
 TIMEOUT = (5.0, 30.0, 30.0, 30.0)  # seconds to connect, read, write, wait for a connection
+
+
 MAX_EXPANSION = 100  # no honest archive is more than a hundred times smaller than its content
+
+
 CHUNK = 1 << 20  # bytes
+
+
 DAY = 24 * 3600
 
 
@@ -197,8 +208,6 @@ def _same(stream: BinaryIO, file: Path) -> bool:
 
 
 # Finding and downloading
-
-
 def pip_settings() -> dict[str, str]:
     """The settings of the pip of this Python: configuration files, then ``PIP_*`` variables."""
     settings = {}
@@ -335,8 +344,6 @@ def _not_downloaded(asset: Asset, reason: str) -> AssetError:
 
 
 # Unpacking
-
-
 def _unpack(asset: Asset, file: Path, target: Path, again: bool) -> None:
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".part-") as part:
         whole = Path(part, "whole")

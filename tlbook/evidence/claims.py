@@ -21,14 +21,19 @@ from typing import Any
 import pandas as pd
 from IPython.display import Markdown, display
 
-from tlbook.experiment import Effect
+from tlbook.evidence.effects import Effect
 
 #: The type of the output that carries a finding.
 FINDING = "application/vnd.tlbook.finding+json"
+
+
 #: The type of the output that carries a table.
 TABLE = "application/vnd.tlbook.table+json"
+
+
 #: The type of the output that carries what a method gained.
 METHOD = "application/vnd.tlbook.method+json"
+
 
 #: Every number recorded in this process, by name.
 recorded: dict[str, float | str] = {}
@@ -37,7 +42,9 @@ recorded: dict[str, float | str] = {}
 @cache
 def table() -> dict[str, dict[str, dict[str, Any]]]:
     """What the documents say, by kind and id: ``table()["claims"]["C2"]["text"]``."""
-    return tomllib.loads(resources.files("tlbook").joinpath("claims.toml").read_text("utf-8"))
+    return tomllib.loads(
+        resources.files("tlbook.evidence").joinpath("claims.toml").read_text("utf-8")
+    )
 
 
 def record(**numbers: float | str) -> None:
@@ -74,7 +81,7 @@ def say(text: str) -> None:
     display(Markdown(re.sub(r"<<(.+?)>>", fill, text)))
 
 
-def keep(name: str, table: pd.DataFrame) -> None:
+def keep_table(name: str, table: pd.DataFrame) -> None:
     """Show a table, and pass it on to ``results/tables/NAME.csv``.
 
     Raises ValueError for a name that is not lowercase letters, digits and hyphens.

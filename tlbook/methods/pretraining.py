@@ -1,48 +1,30 @@
 """Pretraining one small image encoder in several ways, on equal terms.
 
-Every method trains the same :class:`~tlbook.networks.ConvEncoder` on the same images, in the same
-order and equally often; where views are augmented, each time on two views of an image. Methods
-differ by what stands upon the encoder, and by the loss: :data:`METHODS` lists them, all but the
-GAN, which has a loop of its own. :func:`once` keeps what was trained in the cache, so that it is
-trained once.
+Every method trains the same :class:`~tlbook.learning.networks.ConvEncoder` on the same images, in
+the same order and equally often; where views are augmented, each time on two views of an image.
+Methods differ by what stands upon the encoder, and by the loss: :data:`METHODS` lists them, all but
+the GAN, which has a loop of its own. :func:`train_once` keeps what was trained in the cache, so that it
+is trained once.
 """
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import nn
 from torch.optim import AdamW
 from tqdm.auto import tqdm
 
-from tlbook import adversarial, augment, cache, freezing, networks, objectives, training
-from tlbook.adversarial import gan_steps
-from tlbook.augment import two_views
-from tlbook.networks import MLP, ConvDecoder, ConvEncoder, Generator
-from tlbook.objectives import (
-    Loss,
-    classification,
-    denoising,
-    masked_reconstruction,
-    reconstruction,
-    simclr,
-)
-from tlbook.training import Batches, steps, warmup_linear
-
-#: What trained weights depend on beside data and settings: this code, and torch
-CODE = cache.digest(
-    torch.__version__,
-    *(
-        Path(module.__file__).read_text("utf-8")
-        for module in (adversarial, augment, freezing, networks, objectives, training)
-    ),
-    Path(__file__).read_text("utf-8"),
-)
+from tlbook.learning.augment import two_views
+from tlbook.learning.batches import Batches, pixels
+from tlbook.learning.loop import steps, warmup_linear
+from tlbook.learning.losses import classification
+from tlbook.learning.networks import MLP, ConvDecoder, ConvEncoder
+from tlbook.learning.protocol import Loss, needs_whole
+from tlbook.learning.trained import train_once
+from tlbook.methods.adversarial import Generator, gan_steps
+from tlbook.methods.selfsupervised import denoising, masked_reconstruction, reconstruction, simclr
 
 
 @dataclass(frozen=True)
@@ -52,7 +34,6 @@ class Method:
     head: Callable[[ConvEncoder, int], nn.Module]  # of the encoder and the number of classes
     loss: Callable[[int], Loss]  # of a seed
     labels: bool = False
-    whole: bool = False  # compares the examples of a batch with each other
 
 
 def projection(encoder: ConvEncoder, classes: int) -> nn.Module:
@@ -88,7 +69,7 @@ METHODS = {
     "autoencoder": Method(decoder, lambda seed: reconstruction()),
     "denoising": Method(decoder, lambda seed: denoising(0.3, seed)),
     "masked": Method(decoder, lambda seed: masked_reconstruction(8, 0.5, seed)),
-    "SimCLR": Method(projection, contrastive, whole=True),
+    "SimCLR": Method(projection, contrastive),
     "supervised": Method(linear, supervised, labels=True),
 }
 
@@ -117,7 +98,7 @@ def pretrain(
     seed: int = 0,
     dimension: int = 128,
     width: int = 16,
-    size: int = 128,
+    batch_size: int = 128,
     lr: float = 3e-3,
     progress: bool = True,
 ) -> Pretrained:
@@ -129,14 +110,14 @@ def pretrain(
     ----------
     images : (n, side, side, 3) uint8, the side a power of 2 and at least 8, for ``"masked"`` 16
     labels : (n,) classes from 0 up, for ``"supervised"`` only
-    dimension, width : of the :class:`~tlbook.networks.ConvEncoder`
-    size, lr : images per batch, and AdamW's largest learning rate; a GAN's is ``1e-3`` at most
+    dimension, width : of the :class:`~tlbook.learning.networks.ConvEncoder`
+    batch_size, lr : images per batch, and AdamW's largest learning rate; a GAN's is ``1e-3`` at most
 
     Raises
     ------
     ValueError : an unknown method; labels where none are asked for, or the reverse; images of
         another kind or shape; or a single image in the last batch of a method that compares images
-    tlbook.training.TrainingError : the loss is not finite; nothing is kept
+    tlbook.learning.loop.TrainingError : the loss is not finite; nothing is kept
     """
     chosen = METHODS.get(method)
     if not chosen and method != "GAN":
@@ -148,16 +129,16 @@ def pretrain(
     n, _, side, width_of_images = columns["x"].shape
     if side != width_of_images:
         raise ValueError(f"images must be square, not {side} x {width_of_images} pixels")
-    if chosen and chosen.whole and n % size == 1:
+    if chosen and needs_whole(chosen.loss(seed)) and n % batch_size == 1:
         raise ValueError(
-            f"{method} compares the images of a batch, and of {n} images in batches of {size} the "
-            "last would hold a single one: choose another size"
+            f"{method} compares the images of a batch, and of {n} images in batches of {batch_size} the "
+            "last would hold a single one: choose another batch_size"
         )
     classes = 0
     if labels is not None:
         columns["labels"] = np.asarray(labels, np.int64)
         classes = int(columns["labels"].max()) + 1
-    batches = Batches(columns, size, epochs, seed=seed)
+    batches = Batches(columns, batch_size, epochs, seed=seed)
 
     def train() -> np.ndarray:
         if method == "GAN":
@@ -168,13 +149,13 @@ def pretrain(
             losses = tqdm(losses, method, len(batches), unit="step", leave=False, delay=5)
         return np.array(list(losses)).reshape(epochs, -1).mean(1)
 
-    settings = f"{method} {epochs} {seed} {size} {lr}"
+    settings = f"{method} {epochs} {seed} {batch_size} {lr}"
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed GPUs as well
         parts = _parts(method, side, classes, dimension, width)
         # a pixel's channels side by side in memory: convolutions are faster
         model = nn.ModuleDict(parts).to(memory_format=torch.channels_last)
-        losses, seconds = once(model, train, settings, *map(np.asarray, columns.values()))
+        losses, seconds = train_once(model, train, settings, *map(np.asarray, columns.values()))
     model.cpu().eval()  # a GPU may have trained it
     return Pretrained(losses=losses, cpu_seconds=seconds, **parts)
 
@@ -192,9 +173,7 @@ def _method(chosen: Method, parts, batches, lr, seed) -> Iterator[float]:
     model = nn.Sequential(parts["encoder"], parts["head"])
     optimizer = AdamW(model.parameters(), lr, weight_decay=1e-4)
     schedule = warmup_linear(0.1)
-    for step in steps(
-        model, chosen.loss(seed), batches, optimizer, schedule=schedule, whole=chosen.whole
-    ):
+    for step in steps(model, chosen.loss(seed), batches, optimizer, schedule=schedule):
         yield step.loss
 
 
@@ -208,72 +187,6 @@ def _gan(parts, batches, lr, seed) -> Iterator[float]:
         parts["generator"], discriminator, batches, *optimizers, smoothing=0.1, seed=seed
     ):
         yield step.discriminator_loss
-
-
-def once(
-    model: nn.Module, train: Callable[[], np.ndarray], *content: str | np.ndarray
-) -> tuple[np.ndarray, float]:
-    """Train a model in place, or give it the weights that the same training had before.
-
-    Parameters
-    ----------
-    train : trains the model and returns losses, to be looked at later
-    content : all that the result depends on beside the model's first weights and the state of
-        torch's random numbers: data, settings. The code of this package's learning modules counts
-        by itself
-
-    Returns
-    -------
-    losses, and the CPU seconds that training took when it was done. What torch draws afterwards is
-    the same whether the model was trained or not.
-    """
-    first = [part.cpu().numpy() for part in model.state_dict().values()]
-    random = torch.get_rng_state().numpy()  # dropout draws from it
-    key = cache.digest(CODE, *model.state_dict(), *first, random, *content)
-
-    def run() -> dict:
-        start = time.process_time()
-        with torch.random.fork_rng(devices=[]):
-            losses = torch.as_tensor(np.asarray(train(), np.float64))
-        seconds = torch.tensor(time.process_time() - start, dtype=torch.float64)
-        # Copies, since a file of safetensors does not hold weights that two layers share
-        return {"losses": losses, "cpu_seconds": seconds} | {
-            f"model.{name}": value.clone(memory_format=torch.contiguous_format)
-            for name, value in model.state_dict().items()
-        }
-
-    found = cache.stored(
-        f"pretrained/{key}.safetensors",
-        run,
-        save=lambda stream, tensors: stream.write(save(tensors)),
-        load=_load,
-    )
-    model.load_state_dict(
-        {name.removeprefix("model."): v for name, v in found.items() if name.startswith("model.")}
-    )
-    return found["losses"].numpy(), found["cpu_seconds"].item()
-
-
-def _load(path: Path) -> dict:
-    try:
-        with safe_open(path, "pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
-
-
-def pixels(images: np.ndarray) -> torch.Tensor:
-    """uint8 (n, height, width, 3) to floats (n, 3, height, width) in 0..1.
-
-    Raises ValueError for another type or shape.
-    """
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
-        raise ValueError(
-            "images must be uint8 of shape (n, height, width, 3), not "
-            f"{images.dtype} of {images.shape}"
-        )
-    # A copy, which may be written to: arrays shared among processes are read-only
-    return torch.tensor(images).permute(0, 3, 1, 2).float().div(255).contiguous()
 
 
 @torch.inference_mode()

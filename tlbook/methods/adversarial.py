@@ -1,7 +1,7 @@
 """Training a generator and a discriminator against each other (a GAN).
 
 Goodfellow et al. 2014 (arXiv 1406.2661). :func:`gan_steps` is the loop, in the manner of
-:func:`tlbook.training.steps`: it yields after each pair of updates, and looking at images is
+:func:`tlbook.learning.loop.steps`: it yields after each pair of updates, and looking at images is
 ordinary Python in the body of a ``for``. :func:`diversity` tells whether the generator has
 collapsed to a few images.
 """
@@ -9,14 +9,85 @@ collapsed to a few images.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
-from tlbook.freezing import train_mode
-from tlbook.training import Batches, TrainingError
+from tlbook.learning.batches import Batches
+from tlbook.learning.freezing import train_mode
+from tlbook.learning.loop import TrainingError
+from tlbook.learning.networks import channel_widths, doubling, halving
+
+
+class Generator(nn.Module):
+    """Noise (n, latent) to images (n, channels, size, size) in 0..1, as a DCGAN draws them.
+
+    Radford et al. 2016 (arXiv 1511.06434): transposed convolutions of stride 2 from 4 x 4 pixels
+    up, batch normalization and ReLU after each but the last, tanh at the end, here moved from
+    -1..1 to 0..1. The last block has ``width`` channels, and each before it twice as many.
+    """
+
+    def __init__(self, latent: int = 64, *, size: int = 32, width: int = 32, channels: int = 3):
+        super().__init__()
+        self.latent = latent
+        widths = channel_widths(size, width)[::-1]
+        self.blocks = nn.Sequential(
+            nn.ConvTranspose2d(latent, widths[0], 4, bias=False),
+            nn.BatchNorm2d(widths[0]),
+            nn.ReLU(),
+            *(doubling(inputs, outputs) for inputs, outputs in pairwise(widths)),
+            nn.ConvTranspose2d(widths[-1], channels, 4, stride=2, padding=1),
+        )
+        _start_as_dcgan(self)
+
+    def forward(self, noise: torch.Tensor) -> torch.Tensor:
+        return (self.blocks(noise[:, :, None, None]).tanh() + 1) / 2
+
+
+class Discriminator(nn.Module):
+    """Images (n, channels, size, size) in 0..1 to logits (n,): positive for what looks real.
+
+    Radford et al. 2016 (arXiv 1511.06434): convolutions of stride 2 with leaky ReLU, batch
+    normalization in all but the first. ``dimension`` is that of :meth:`embed`.
+    """
+
+    def __init__(self, *, size: int = 32, width: int = 32, channels: int = 3):
+        super().__init__()
+        widths = channel_widths(size, width)
+        self.dimension = 16 * sum(widths)
+        first = nn.Sequential(
+            nn.Conv2d(channels, widths[0], 4, stride=2, padding=1), nn.LeakyReLU(0.2)
+        )
+        self.blocks = nn.Sequential(
+            first,
+            *(halving(i, o, activation=nn.LeakyReLU(0.2)) for i, o in pairwise(widths)),
+        )
+        self.classifier = nn.Conv2d(widths[-1], 1, 4)
+        _start_as_dcgan(self)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.classifier(self.blocks(2 * images - 1)).flatten()
+
+    def embed(self, images: torch.Tensor) -> torch.Tensor:
+        """Features (n, dimension): the outputs of all blocks, each max-pooled to 4 x 4, side by
+        side. Call it in eval mode, or an image's features depend on the others of its batch."""
+        features, x = [], 2 * images - 1
+        for block in self.blocks:
+            x = block(x)
+            features.append(F.adaptive_max_pool2d(x, 4).flatten(1))
+        return torch.cat(features, dim=1)
+
+
+def _start_as_dcgan(model: nn.Module) -> None:
+    """Radford et al. 2016: all weights start from a normal distribution of 0.02."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.normal_(module.weight, std=0.02)
+        elif isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.weight, mean=1.0, std=0.02)
 
 
 @dataclass(frozen=True)

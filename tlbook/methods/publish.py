@@ -12,7 +12,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tlbook.data import Dataset
-from tlbook.experiment import Effect
+from tlbook.evidence.effects import Effect
 
 TEMPLATE = """\
 ---
@@ -87,7 +87,7 @@ def model_card(
     data : what it was trained on; license and citation are taken from there
     train, test : positions of the rows it was trained on and tested on
     scores : what it was tested on -> balanced accuracy with its interval, as
-        :meth:`tlbook.experiment.Comparison.score` gives it and the ledger records it
+        :meth:`tlbook.evidence.comparison.Comparison.score` gives it and the ledger records it
     settings, limits : in words. A card without limits is refused
     license : SPDX id of the model's license
     seed : of the weights that are shared

@@ -1,6 +1,6 @@
 """A pretrained encoder by handle: packaged name, local folder, or what one of the two hubs has.
 
-:mod:`tlbook.hubs` finds the files, this module makes a model of them. Weights are read from
+:mod:`tlbook.sources.hubs` finds the files, this module makes a model of them. Weights are read from
 safetensors, or by ``torch.load(weights_only=True)``: no code of such a model is ever executed. A
 SavedModel of TensorFlow is different: it *is* a program, of TensorFlow's operations, and some of
 them read and write files. Load one only if you trust its author.
@@ -9,16 +9,12 @@ them read and write files. Load one only if you trust its author.
 import copy
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 from transformers import (
     AutoModel,
     AutoModelForSequenceClassification,
@@ -28,101 +24,9 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from tlbook import hubs, networks
-from tlbook.cache import digest
-
-
-@dataclass
-class TextEncoder:
-    """A transformer with its tokenizer, and how to make one vector of a text.
-
-    ``pool`` is "mean" (over the tokens of the text) or "cls" (the first token's vector).
-    ``normalize`` scales each vector to length one.
-    """
-
-    handle: str
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    pool: str
-    normalize: bool
-    max_length: int  # in tokens, with the special ones; longer texts are cut
-    dimension: int
-
-    @property
-    def fingerprint(self) -> str:
-        """A hash of all that turns tokens into a vector; it follows the weights of now."""
-        config = self.model.config.to_dict()
-        for key in ("_name_or_path", "transformers_version"):  # differ between equal models
-            config.pop(key, None)
-        settings = json.dumps([config, self.pool, self.normalize], sort_keys=True, default=str)
-        return _fingerprint(self.model, settings)
-
-
-@dataclass
-class ImageEncoder:
-    """An image network, and what it expects of its input.
-
-    Images are resized to ``size`` x ``size`` and become ``(pixel - mean) / std`` per channel,
-    with pixels from 0 to 255.
-    """
-
-    handle: str
-    model: networks.MobileNet
-    size: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    dimension: int
-
-    @property
-    def fingerprint(self) -> str:
-        """A hash of all that turns an image into a vector; it follows the weights of now."""
-        return _fingerprint(self.model, str((self.size, self.mean, self.std)))
-
-
-@dataclass
-class SavedModelEncoder:
-    """A SavedModel in TensorFlow Hub's format: called with a batch, it gives a vector for each.
-
-    ``modality`` is "text": a batch is strings (n,); or "image": float32 from 0 to 1,
-    (n, size, size, 3), in NHWC order, the hub's convention for images.
-    """
-
-    handle: str
-    folder: Path
-    model: Any  # what tensorflow_hub.load gives
-    modality: str
-    size: int | None  # of images
-    dimension: int
-
-    @property
-    def fingerprint(self) -> str:
-        """A hash of all that turns an input into a vector; it follows the weights of now."""
-        # The files too: a model saved without its list of variables has weights all the same
-        files = sorted(file for file in self.folder.rglob("*") if file.is_file())
-        variables = getattr(self.model, "variables", ())
-        return digest(*(file.read_bytes() for file in files), *(v.numpy() for v in variables))
-
-    def embed(self, batch: np.ndarray) -> np.ndarray:
-        """Vectors (n, dimension) of a batch, in inference mode."""
-        import tensorflow as tf
-
-        options = {"training": False} if self._has_modes else {}
-        return self.model(tf.constant(batch), **options).numpy()
-
-    @property
-    def _has_modes(self) -> bool:
-        names = self.model.__call__.function_spec.fullargspec.args
-        return "training" in names
-
-
-def _fingerprint(model: nn.Module, settings: str) -> str:
-    # All weights are hashed each time, so that a fine-tuned model can never pass for the one it
-    # came from. It takes about 0.1 s for the 90 MB of MiniLM.
-    parts = [str(model), settings]
-    for name, tensor in model.state_dict().items():
-        raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        parts += [name, str(tensor.dtype), str(tuple(tensor.shape)), raw.numpy()]
-    return digest(*parts)
+from tlbook.sources import hubs
+from tlbook.sources.encoders import ImageEncoder, SavedModelEncoder, TextEncoder
+from tlbook.sources.imagenets import READERS
 
 
 def load(
@@ -153,16 +57,16 @@ def load(
         The model cannot be used: its own code would have to run, weights are missing or are
         not plain tensors, there is no tokenizer, or its pooling is not known here; or a SavedModel
         does not turn a batch of strings or images into vectors.
-    tlbook.assets.AssetError
+    tlbook.sources.assets.AssetError
         A packaged model that cannot be fetched.
     """
     name = str(handle)
     place = hubs.folder(handle, revision)
     saved_model = (place / "saved_model.pb").is_file()
-    if (name in _IMAGES or saved_model) and (pool, normalize) != (None, None):
+    if (name in READERS or saved_model) and (pool, normalize) != (None, None):
         raise ValueError(f"{name!r} makes its vectors itself: pool and normalize are for tokens.")
-    if name in _IMAGES:
-        return _IMAGES[name](name, place)
+    if name in READERS:
+        return READERS[name](name, place)
     return _saved_model(name, place) if saved_model else _text_encoder(name, place, pool, normalize)
 
 
@@ -194,14 +98,14 @@ def classifier(
 
     Raises
     ------
-    FileNotFoundError, tlbook.assets.AssetError : as for :func:`load`
+    FileNotFoundError, tlbook.sources.assets.AssetError : as for :func:`load`
     ValueError : as for :func:`load`; or the handle is of an image encoder, there are fewer than two
         classes, or two of one name; or transformers has no classifier on this encoder
     """
     name, classes = str(handle), [str(label) for label in classes]
     if len(classes) < 2 or len(set(classes)) < len(classes):
         raise ValueError(f"classes are two or more different names, not {classes}.")
-    if name in _IMAGES:
+    if name in READERS:
         raise ValueError(
             f"{name!r} is an image encoder, and this makes classifiers of texts. For images, put a "
             "linear layer on load(...).model."
@@ -232,8 +136,6 @@ def classifier(
 
 
 # Text
-
-
 def _text_encoder(
     handle: str, folder: Path, pool: str | None, normalize: bool | None
 ) -> TextEncoder:
@@ -335,8 +237,6 @@ def _quiet() -> Iterator[None]:
 
 
 # SavedModels
-
-
 def _saved_model(handle: str, place: Path) -> SavedModelEncoder:
     import tensorflow as tf
     import tensorflow_hub
@@ -366,51 +266,3 @@ def _saved_model(handle: str, place: Path) -> SavedModelEncoder:
         raise ValueError(f"{handle!r} does not give one vector per input.")
     encoder.dimension = vectors.shape[1]
     return encoder
-
-
-# The packaged images
-
-
-def _image_encoder(
-    handle: str,
-    place: Path,
-    network: Callable[[], networks.MobileNet],
-    mean: tuple[float, float, float],
-    std: tuple[float, float, float],
-) -> ImageEncoder:
-    (file,) = place.rglob("*.pth")
-    model = network()
-    load_in_order(model, torch.load(file, weights_only=True))
-    return ImageEncoder(handle, model.eval(), 224, mean, std, model.dimension)
-
-
-def load_in_order(model: nn.Module, weights: dict[str, torch.Tensor]) -> None:
-    """Load weights whose layers have other names but stand in the model's own order.
-
-    Raises ValueError unless number, shapes and last parts of the names ("weight", "running_mean")
-    agree all along.
-    """
-    own = model.state_dict()
-    signature, other = (
-        [(key.split(".")[-1], tuple(value.shape)) for key, value in state.items()]
-        for state in (own, weights)
-    )
-    if signature != other:
-        raise ValueError(f"These weights are not those of {type(model).__name__}.")
-    model.load_state_dict(dict(zip(own, weights.values(), strict=True)))
-
-
-_IMAGES: dict[str, Callable[[str, Path], ImageEncoder]] = {
-    "efficientnet-lite0": partial(
-        _image_encoder,
-        network=networks.efficientnet_lite0,
-        mean=(127.0, 127.0, 127.0),
-        std=(128.0, 128.0, 128.0),
-    ),
-    "mobilenet-v2": partial(  # ImageNet's mean and deviation, as torchvision trains
-        _image_encoder,
-        network=networks.mobilenet_v2,
-        mean=(123.675, 116.28, 103.53),
-        std=(58.395, 57.12, 57.375),
-    ),
-}

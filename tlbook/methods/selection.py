@@ -25,8 +25,8 @@ def importance_weighted_risk(losses: np.ndarray, weights: np.ndarray) -> float:
     ----------
     losses : (n,) losses of the model on source examples that it was not trained on, such as
         ``predicted != y``
-    weights : (n,) density ratios of these examples, as :func:`tlbook.weighting.density_ratio`
-        estimates them, not scaled
+    weights : (n,) density ratios of these examples, as
+        :func:`tlbook.methods.weighting.density_ratio` estimates them, not scaled
 
     Raises ValueError for other shapes, numbers that are not finite, or negative weights.
     """

@@ -3,16 +3,16 @@
 The target has no labels; those of the source train the classifier. What differs between methods is
 how far apart two domains are said to be:
 
-- :func:`coral_loss` compares covariances, :func:`mmd` means in the space of a kernel,
-  :func:`transport_cost` the cheapest way to move one onto the other. :func:`aligned` trains a
-  network on the source's labels and against such a distance between its features.
+- :func:`coral_loss` compares covariances, :func:`mmd` means in the space of a kernel.
+  :func:`aligned` trains a network on the source's labels and against such a distance between its
+  features.
 - :func:`domain_adversarial` trains against a discriminator of domains instead.
 - :class:`CORAL` and :class:`OTMapping` leave the features as they are and map those of the source
   onto the target's, for scikit-learn's classifiers.
 - :func:`mmd_test` tells whether two samples differ at all.
 
-Losses take batches of :class:`tlbook.training.Pairs`, and compare the examples of a batch: train
-with ``steps(..., whole=True)``.
+Losses take batches of :class:`tlbook.learning.batches.Pairs`, and ask the loop for them in one
+piece, since they compare the examples of a batch.
 """
 
 import math
@@ -29,22 +29,21 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import nn
 from torch.nn import functional as F
 
-from tlbook.objectives import (
+from tlbook.learning.protocol import (
     Logs,
     Loss,
     Weight,
     accuracy_of,
     activations,
     auxiliary_of,
-    domains,
     labels_of,
+    split_domains,
     weight_at,
 )
-from tlbook.weighting import checked_source
+from tlbook.methods.weighting import checked_source
+
 
 # --- how far apart two samples are --------------------------------------------------------------
-
-
 def coral_loss(source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Squared distance of the covariances of (n, d) and (m, d) features, over 4 d^2: Deep CORAL
     (Sun & Saenko 2016, arXiv 1607.01719). Means are not compared.
@@ -86,22 +85,6 @@ def mmd(
         return ours.mean() + theirs.mean() - 2 * between.mean()
     within = [(k.sum() - k.trace()) / (len(k) * (len(k) - 1)) for k in (ours, theirs)]
     return sum(within) - 2 * between.mean()
-
-
-def transport_cost(
-    source: torch.Tensor, target: torch.Tensor, regularization: float = 0.0
-) -> torch.Tensor:
-    """The cost of optimal transport between (n, d) and (m, d) samples: mean squared distance.
-
-    The plan, by :func:`transport_plan`, counts as a constant in the gradient, which is the exact
-    one where the plan is (the envelope theorem). Of small batches the cost stays well above 0 also
-    where the domains agree, since batches differ.
-
-    Raises ValueError for different dimensions or fewer than two examples of a domain.
-    """
-    cost = _squared_distances(*_vectors(source, target))
-    plan = transport_plan(cost.detach().cpu().numpy(), regularization)
-    return (torch.as_tensor(plan).to(cost) * cost).sum()
 
 
 def transport_plan(cost: np.ndarray, regularization: float = 0.0) -> np.ndarray:
@@ -206,8 +189,6 @@ def mmd_test(
 
 
 # --- training on both domains -------------------------------------------------------------------
-
-
 def aligned(
     distance: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
     *layers: str,
@@ -216,7 +197,7 @@ def aligned(
     """Cross-entropy on the source, plus ``weight`` times a distance of the domains, summed over
     layers: of what these put out for the source and for the target.
 
-    ``distance`` is :func:`coral_loss`, :func:`mmd`, :func:`transport_cost`, or any other function
+    ``distance`` is :func:`coral_loss`, :func:`mmd`, or any other function
     of (n, d) and (m, d) features. Labels of the target are not used, also where the batch has
     them. Both domains pass the network together, so batch normalization sees them as one. The
     logs hold the ``accuracy`` on the source and the ``distance``.
@@ -233,6 +214,7 @@ def aligned(
         logs |= {"distance": far.item()}
         return loss + weight_at(weight, batch) * far, logs
 
+    loss_fn.whole = True  # domains are compared by all of a batch
     return loss_fn
 
 
@@ -242,15 +224,15 @@ def dann_schedule(progress: float) -> float:
     return 2 / (1 + math.exp(-10 * progress)) - 1
 
 
-def domain_adversarial(layer: str, strength: Weight = dann_schedule) -> Loss:
+def domain_adversarial(layer: str, weight: Weight = dann_schedule) -> Loss:
     """Cross-entropy on the source, and a discriminator of domains that the features are to deceive
     (DANN: Ganin et al. 2016, arXiv 1505.07818).
 
-    ``model`` is a :class:`tlbook.networks.WithAuxiliary`, whose ``auxiliary`` makes of the features
-    that ``layer`` puts out one logit, positive for the source, such as ``MLP([d, 64, 1])``. It
-    learns to tell the domains apart; its gradient reaches the features reversed, times
-    ``strength``. Otherwise as :func:`aligned`. The logs hold the discriminator's
-    ``domain_accuracy``, 0.5 where it guesses, and the ``strength``.
+    ``model`` is a :class:`tlbook.learning.networks.WithAuxiliary`, whose ``auxiliary`` makes of the
+    features that ``layer`` puts out one logit, positive for the source, such as ``MLP([d, 64,
+    1])``. It learns to tell the domains apart; its gradient reaches the features reversed, times
+    ``weight``. Otherwise as :func:`aligned`. The logs hold the discriminator's
+    ``domain_accuracy``, 0.5 where it guesses, and the ``weight``.
 
     The loss raises ValueError for a model without ``auxiliary``, or for one that does not make one
     logit of each example.
@@ -258,7 +240,7 @@ def domain_adversarial(layer: str, strength: Weight = dann_schedule) -> Loss:
 
     def loss_fn(model, batch):
         loss, logs, ((source, target),) = _source_loss(model, batch, [layer])
-        now = weight_at(strength, batch)
+        now = weight_at(weight, batch)
         features = reverse_gradient(torch.cat([source, target]), now)
         logits = auxiliary_of(model)(features).squeeze(-1)
         truth = torch.cat([torch.ones(len(source)), torch.zeros(len(target))]).to(logits)
@@ -268,27 +250,28 @@ def domain_adversarial(layer: str, strength: Weight = dann_schedule) -> Loss:
                 "make one logit of each"
             )
         right = ((logits > 0) == (truth > 0)).float().mean().item()
-        logs |= {"domain_accuracy": right, "strength": now}
+        logs |= {"domain_accuracy": right, "weight": now}
         return loss + F.binary_cross_entropy_with_logits(logits, truth), logs
 
+    loss_fn.whole = True  # both domains pass the network together
     return loss_fn
 
 
-def reverse_gradient(x: torch.Tensor, strength: float = 1.0) -> torch.Tensor:
-    """``x`` itself; its gradient is multiplied by ``-strength`` (Ganin & Lempitsky 2015, arXiv
+def reverse_gradient(x: torch.Tensor, weight: float = 1.0) -> torch.Tensor:
+    """``x`` itself; its gradient is multiplied by ``-weight`` (Ganin & Lempitsky 2015, arXiv
     1409.7495)."""
-    return _ReverseGradient.apply(x, strength)
+    return _ReverseGradient.apply(x, weight)
 
 
 class _ReverseGradient(torch.autograd.Function):
     @staticmethod
-    def forward(context, x, strength):
-        context.strength = strength
+    def forward(context, x, weight):
+        context.weight = weight
         return x.view_as(x)
 
     @staticmethod
     def backward(context, gradient):
-        return -context.strength * gradient, None
+        return -context.weight * gradient, None
 
 
 def _source_loss(
@@ -298,7 +281,7 @@ def _source_loss(
 
     Both go through the network in one pass, the source first.
     """
-    target, source = domains(batch)
+    source, target = split_domains(batch)
     labels = labels_of(source)
     inputs = source.keys() - {"labels"}
     if missing := inputs - target.keys():
@@ -326,8 +309,6 @@ def _stacked(source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 
 # --- features mapped onto the target ------------------------------------------------------------
-
-
 class _SourceMapping(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     """What :class:`CORAL` and :class:`OTMapping` share: which rows are moved, and which are not."""
 

@@ -1,0 +1,1 @@
+"""What a comparison says and how surely: effects, intervals, the ledger, figures."""

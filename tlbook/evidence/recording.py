@@ -1,0 +1,93 @@
+"""Comparisons that take longer than a chapter may, measured beforehand."""
+
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from tlbook.data import Dataset
+from tlbook.evidence.comparison import Arm, Comparison, compare
+from tlbook.sources.cache import digest
+
+#: Larger comparisons than a chapter has time for, as ``make experiments`` measured them.
+RECORDED = Path(__file__).with_name("recorded")
+
+
+def recorded(
+    name: str,
+    arms: dict[str, Arm],
+    data: Dataset,
+    *,
+    train: np.ndarray,
+    test: np.ndarray,
+    budgets: Iterable[int | None],
+    seeds: Sequence[int] = range(5),
+) -> Comparison:
+    """What :func:`compare` gives for the same arguments, measured beforehand.
+
+    A comparison that takes longer than a chapter may is run by ``make experiments``, which sets
+    ``$TLBOOK_EXPERIMENTS`` to the names to run, separated by commas, and kept in
+    ``tlbook/evidence/recorded/NAME.json`` with versions, machine and date. Otherwise it is read from there.
+
+    Raises
+    ------
+    FileNotFoundError : nothing is recorded under this name
+    ValueError : what is recorded has other arms, budgets, seeds or rows than those asked for; or
+        the data have more than ten classes, which cannot be recorded
+    """
+    if len(data.classes) > 10:
+        raise ValueError(f"{data.name} has {len(data.classes)} classes; ten can be recorded")
+    file = RECORDED / f"{name}.json"
+    budgets, seeds = tuple(budgets), tuple(seeds)
+    asked = {
+        "arms": list(arms),
+        "budgets": list(budgets),
+        "seeds": list(seeds),
+        "rows": digest(data.x[train], data.y[train], data.x[test], data.y[test]),
+    }
+    if name in os.environ.get("TLBOOK_EXPERIMENTS", "").split(","):
+        rows = {"train": train, "test": test}
+        jobs = os.cpu_count() or 1
+        _write(file, compare(arms, data, **rows, budgets=budgets, seeds=seeds, jobs=jobs), asked)
+    if not file.exists():
+        raise FileNotFoundError(f"nothing is recorded as {name!r}: run make experiments")
+    content = json.loads(file.read_text("utf-8"))
+    if differing := [key for key, value in asked.items() if content[key] != value]:
+        raise ValueError(
+            f"{name!r} was recorded with other {' and '.join(differing)} than asked for: "
+            "run make experiments"
+        )
+    predictions = {
+        arm: np.array([[list(map(int, run)) for run in runs] for runs in content["labels"][arm]])
+        for arm in arms
+    }
+    cpu_seconds = {arm: np.array(content["cpu_seconds"][arm]) for arm in arms}
+    return Comparison(
+        data.name, budgets, seeds, data.y[test], data.groups[test], predictions, cpu_seconds
+    )
+
+
+def _write(file: Path, comparison: Comparison, asked: dict) -> None:
+    """One digit per predicted label, so that the file stays small and can be read."""
+    content = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "versions": {name: version(name) for name in ("torch", "transformers", "scikit-learn")},
+        **asked,
+        "cpu_seconds": {arm: t.round(2).tolist() for arm, t in comparison.cpu_seconds.items()},
+        "labels": {
+            arm: [["".join(map(str, run)) for run in runs] for runs in found.tolist()]
+            for arm, found in comparison.predictions.items()
+        },
+    }
+    file.parent.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=file.parent, prefix=".part-") as part:
+        whole = Path(part, file.name)
+        whole.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        whole.replace(file)

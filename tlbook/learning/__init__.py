@@ -1,0 +1,1 @@
+"""What every method learns with: batches, the loop, freezing, frozen features, losses."""

@@ -1,0 +1,107 @@
+"""What a run of training keeps so that it can go on after an interruption."""
+
+import json
+import math
+import random
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+from torch.optim import Optimizer
+
+
+class State:
+    """What a run needs to go on as if nothing had happened."""
+
+    def __init__(self, run: dict):
+        self.run = run
+        self.done = 0
+        self.history: list[dict] = []
+        self.best: dict[str, torch.Tensor] = {}
+        self.best_score = -math.inf
+        self.waited = 0
+        self.stopped = False
+
+    def consider(self, score: float, model: nn.Module, patience: int | None) -> None:
+        """Keep the weights if they are the best so far; stop if none were for too long."""
+        if score > self.best_score:
+            self.best_score, self.waited = score, 0
+            self.best = _copy(_own(model))
+        else:
+            self.waited += 1
+            self.stopped = patience is not None and self.waited >= patience
+
+    def save(self, file: Path, model: nn.Module, optimizer: Optimizer) -> None:
+        moments = optimizer.state_dict()
+        tensors = {f"model:{name}": t for name, t in _own(model).items()}
+        tensors |= {f"best:{name}": t for name, t in self.best.items()}
+        tensors |= {
+            f"optimizer:{index}:{name}": value
+            for index, entry in moments["state"].items()
+            for name, value in entry.items()
+        }
+        tensors["random:torch"] = torch.get_rng_state()
+        for index in range(torch.cuda.device_count()):
+            tensors[f"random:cuda:{index}"] = torch.cuda.get_rng_state(index)
+        state = vars(self) | {"best": None, "groups": moments["param_groups"]}
+        state |= {"python": random.getstate(), "numpy": _numpy_state()}
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=file.parent, prefix=".part-") as part:
+            whole = Path(part, "checkpoint")
+            save_file(_copy(tensors), whole, metadata={"state": json.dumps(state)})
+            whole.replace(file)
+
+    def load(self, file: Path, model: nn.Module, optimizer: Optimizer) -> None:
+        with safe_open(file, framework="pt") as content:
+            state = json.loads(content.metadata()["state"])
+            tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
+        if state["run"] != self.run:
+            raise ValueError(
+                f"{file} belongs to another run ({state['run']}, now {self.run}): "
+                "remove it, or name another file"
+            )
+        weights = _part(tensors, "model:")
+        if other := weights.keys() ^ _own(model).keys():
+            raise ValueError(
+                f"{file} belongs to another run (which trained other layers, such as "
+                f"{min(other)}): remove it, or name another file"
+            )
+        groups, python, legacy = (state.pop(name) for name in ("groups", "python", "numpy"))
+        vars(self).update(state | {"best": _part(tensors, "best:")})
+        model.load_state_dict(weights, strict=False)
+        moments: dict[int, dict] = {}
+        for name, tensor in _part(tensors, "optimizer:").items():
+            index, _, key = name.partition(":")
+            moments.setdefault(int(index), {})[key] = tensor
+        optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        torch.set_rng_state(tensors["random:torch"])
+        for name, tensor in _part(tensors, "random:cuda:").items():
+            torch.cuda.set_rng_state(tensor, int(name))
+        random.setstate((python[0], tuple(python[1]), python[2]))
+        np.random.set_state(  # noqa: NPY002 - the legacy generator is part of the state to restore
+            (legacy[0], np.array(legacy[1], dtype=np.uint32), *legacy[2:])
+        )
+
+
+def _numpy_state() -> list:
+    kind, keys, *rest = np.random.get_state()  # noqa: NPY002
+    return [kind, keys.tolist(), *rest]
+
+
+def _own(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Trained parameters and all buffers: what training can change. Frozen ones need no copy."""
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    return {name: tensor for name, tensor in model.state_dict().items() if name not in frozen}
+
+
+def _copy(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
+
+
+def _part(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}

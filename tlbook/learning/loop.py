@@ -1,0 +1,294 @@
+"""The training loop, in sight.
+
+:func:`steps` is the loop itself: it yields after every update of the optimizer, so evaluating,
+unfreezing and plotting are ordinary Python in the body of a ``for``. :func:`fit` is the loop for
+when the loop is not the subject: validation, early stopping, checkpoints, exact resume, a bar.
+
+Devices, mixed precision and several processes are Accelerate's. Every process builds the same
+batches and trains on its share of each, so two processes compute what one would.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from accelerate import Accelerator
+from sklearn.metrics import accuracy_score
+from torch import nn
+from torch.optim import Optimizer
+from tqdm.auto import tqdm
+
+from tlbook.learning.batches import Batch, Batches
+from tlbook.learning.checkpoint import State
+from tlbook.learning.freezing import eval_mode, train_mode
+from tlbook.learning.protocol import Loss, logits_of, needs_whole
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message says at which step and why."""
+
+
+# --- batches ------------------------------------------------------------------------------------
+TOKENS = 2048  # in one pass of a CPU: what it computes between the layers still fits its cache
+
+
+# --- schedules ----------------------------------------------------------------------------------
+
+#: (step, number of steps) -> factor of the learning rate.
+Schedule = Callable[[int, int], float]
+
+
+def constant(step: int, total: int) -> float:
+    return 1.0
+
+
+def warmup_linear(warmup: float = 0.1) -> Schedule:
+    """Up from zero over a share of the steps, then down to zero, both in a straight line."""
+
+    def schedule(step: int, total: int) -> float:
+        rising = int(warmup * total)
+        if step < rising:
+            return step / rising
+        return (total - step) / max(1, total - rising)
+
+    return schedule
+
+
+# --- the loop -----------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Step:
+    """An update of the optimizer that was just done: the ``index``-th, counting from 0."""
+
+    index: int
+    loss: float  # mean over the examples of the step
+    logs: dict[str, float]
+    gradient_norm: float  # before clipping
+    examples: int
+
+
+def steps(
+    model: nn.Module,
+    loss_fn: Loss,
+    batches: Batches,
+    optimizer: Optimizer,
+    *,
+    schedule: Schedule = constant,
+    clip: float | None = 1.0,
+    accumulate: int = 1,
+    start: int = 0,
+    accelerator: Accelerator | None = None,
+) -> Iterator[Step]:
+    """Train, and yield after every update (formula F3, with the optimizer's own step).
+
+    Parameters
+    ----------
+    model, optimizer : frozen parts stay in eval mode (:mod:`tlbook.learning.freezing`)
+    batches : or the :class:`tlbook.methods.meta.Episodes` of meta-learning, where a task is an
+    example
+    loss_fn : ``loss_fn(model, batch) -> (mean loss, logs)``, see :mod:`tlbook.learning.losses`
+    schedule : factor of each group's learning rate, from :func:`constant` or
+        :func:`warmup_linear`
+    clip : largest norm of the gradient; None for no limit. A loss with a ``clip`` of its own decides
+        itself
+    accumulate : batches per update; their gradients are weighted by their sizes, so the update is
+        that of one large batch, also where the last window is not full. A CPU cuts batches of long
+        texts in the same way, which saves time and memory
+    start : updates already done, for resuming
+    accelerator : Accelerate's, for mixed precision or several processes
+
+    Raises
+    ------
+    ValueError : the loss needs whole batches (``loss_fn.whole``), but ``accumulate`` or several
+        processes would divide them
+    TrainingError : the loss is not finite; nothing was updated by it
+    """
+    accelerator = accelerator or Accelerator()
+    whole, clip = needs_whole(loss_fn), getattr(loss_fn, "clip", clip)
+    if whole and (accumulate > 1 or accelerator.num_processes > 1):
+        raise ValueError(
+            f"this loss needs whole batches, but accumulate={accumulate} and there are "
+            f"{accelerator.num_processes} processes"
+        )
+    model, optimizer = accelerator.prepare(model, optimizer)
+    total = math.ceil(len(batches) / accumulate)
+    stream = batches.rows(start * accumulate)
+    cut = accelerator.device.type == "cpu" and not whole
+    tokens = TOKENS * accelerator.num_processes if cut else math.inf
+    for index in range(start, total):
+        train_mode(model)  # whoever looked at the last step may have evaluated
+        for group in optimizer.param_groups:
+            group["lr"] = group.setdefault("initial_lr", group["lr"]) * schedule(index, total)
+        window = [p for rows in islice(stream, accumulate) for p in batches.parts(rows, tokens)]
+        examples = sum(map(len, window))
+        mean_loss, logs = 0.0, {}
+        for batch in map(batches.batch, window):
+            share = len(batch.rows) / examples
+            loss, weight, found = _loss(model, loss_fn, batch, accelerator)
+            if not math.isfinite(loss.item()):
+                optimizer.zero_grad()
+                raise TrainingError(
+                    f"the loss is {loss.item()} at step {index}, on rows {batch.rows.tolist()}: "
+                    "look at these examples, or lower the learning rate"
+                )
+            accelerator.backward(loss * (weight * share))
+            mean_loss += _mean(loss.detach() * weight, accelerator) * share
+            for name, value in found.items():
+                logs[name] = logs.get(name, 0.0) + share * value
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        norm = accelerator.clip_grad_norm_(parameters, clip or math.inf)
+        optimizer.step()
+        optimizer.zero_grad()
+        yield Step(index, mean_loss, logs, float(norm), examples)
+
+
+def _loss(model, loss_fn, batch, accelerator) -> tuple[torch.Tensor, float, dict]:
+    """This process's loss, its weight in the mean over processes, and logs.
+
+    Process r of W takes rows r, r + W, ... Gradients are averaged over processes, so a process
+    with n of the N rows weighs n * W / N; one without a row computes on the first and weighs 0.
+    """
+    rank, world, rows = accelerator.process_index, accelerator.num_processes, len(batch.rows)
+    mine = range(rank, rows, world) or range(1)
+    device = accelerator.device
+    share = {
+        name: (column[list(mine)] if world > 1 else column).to(device)
+        for name, column in batch.items()
+    }
+    weight = len(range(rank, rows, world)) * world / rows
+    with accelerator.autocast():
+        loss, logs = loss_fn(model, share)
+    return loss, weight, logs
+
+
+def _mean(value: torch.Tensor, accelerator: Accelerator) -> float:
+    if accelerator.num_processes > 1:
+        value = accelerator.reduce(value, reduction="mean")
+    return value.item()
+
+
+@torch.inference_mode()
+def predict(
+    model: nn.Module, batches: Iterable[Batch], accelerator: Accelerator | None = None
+) -> np.ndarray:
+    """Logits (n, classes) in the order of the data, each example once, the model in eval mode.
+
+    With several processes, each computes its share and all get the whole.
+    """
+    accelerator = accelerator or Accelerator()
+    model = accelerator.unwrap_model(model)
+    rows, logits = [], []
+    device = next(model.parameters()).device
+    with eval_mode(model):
+        for index, batch in enumerate(batches):
+            if index % accelerator.num_processes == accelerator.process_index:
+                columns = {name: column.to(device) for name, column in batch.items()}
+                logits.append(logits_of(model, columns).float().cpu())
+                rows.append(torch.from_numpy(batch.rows))
+    rows, logits = torch.cat(rows or [torch.empty(0)]), torch.cat(logits or [torch.empty(0)])
+    if accelerator.num_processes > 1:
+        from accelerate.utils import gather_object
+
+        parts = gather_object([(rows, logits)])
+        rows = torch.cat([part for part, _ in parts if len(part)])
+        logits = torch.cat([part for _, part in parts if len(part)])
+    return logits.numpy()[rows.argsort().numpy()]
+
+
+def evaluate(
+    model: nn.Module,
+    batches: Batches,
+    metric: Callable[[np.ndarray, np.ndarray], float] = accuracy_score,
+    accelerator: Accelerator | None = None,
+) -> float:
+    """A scikit-learn metric, ``metric(true, predicted)``, of the classes the model predicts."""
+    predicted = predict(model, batches, accelerator).argmax(-1)
+    return float(metric(np.asarray(batches.columns["labels"]), predicted))
+
+
+# --- fit ----------------------------------------------------------------------------------------
+def fit(
+    model: nn.Module,
+    loss_fn: Loss,
+    batches: Batches,
+    optimizer: Optimizer,
+    *,
+    validation: Batches | None = None,
+    metric: Callable[[np.ndarray, np.ndarray], float] = accuracy_score,
+    every: int | None = None,
+    patience: int | None = None,
+    checkpoint: Path | str | None = None,
+    accelerator: Accelerator | None = None,
+    progress: bool = True,
+    **options,
+) -> pd.DataFrame:
+    """Train to the end, or until validation stops improving; the best weights are restored.
+
+    Parameters
+    ----------
+    validation, metric : what to select on; a larger metric is better. Without validation the last
+        weights stay
+    every : steps between validations; by default once an epoch
+    patience : stop after so many validations without a better one (early stopping, 早停)
+    checkpoint : a file, written after each validation, whole or not at all. If it is there,
+        training goes on from it, and gives bit for bit what it would have given without the
+        interruption (with several processes: but for dropout, which each draws for itself). It
+        holds what training changes, not what is frozen
+    options : ``schedule``, ``clip``, ``accumulate`` of :func:`steps`
+
+    Returns
+    -------
+    One row per validation: step, epoch, training loss since the last, score, CPU seconds.
+
+    Raises
+    ------
+    ValueError : the checkpoint belongs to another run: other batches, learning rates, or layers
+    TrainingError : the loss is not finite; the checkpoint keeps the last good state
+    """
+    accelerator = accelerator or Accelerator()
+    if patience is not None and validation is None:
+        raise ValueError("patience needs validation data: early stopping selects on it")
+    accumulate = options.get("accumulate", 1)
+    every = every or math.ceil(batches.per_epoch / accumulate)
+    total = math.ceil(len(batches) / accumulate)
+    run = {"batches": len(batches), "size": batches.size, "seed": batches.seed, "every": every}
+    run["rates"] = [group.get("initial_lr", group["lr"]) for group in optimizer.param_groups]
+    state = State(run)
+    if checkpoint is not None:
+        checkpoint = Path(checkpoint)
+        if checkpoint.exists():
+            state.load(checkpoint, model, optimizer)
+    began, losses = time.process_time(), []
+    hidden = {} if progress and accelerator.is_main_process else {"disable": True}
+    training = steps(
+        model, loss_fn, batches, optimizer, start=state.done, accelerator=accelerator, **options
+    )
+    with tqdm(total=total, initial=state.done, unit="step", leave=False, delay=5, **hidden) as bar:
+        for step in training if not state.stopped else ():
+            losses.append((step.loss, step.examples))
+            bar.update()
+            bar.set_postfix(loss=f"{step.loss:.3f}", refresh=False)
+            state.done = step.index + 1
+            if state.done % every and state.done != total:
+                continue
+            row = {"step": state.done, "epoch": state.done * accumulate / batches.per_epoch}
+            means, sizes = zip(*losses, strict=True)
+            row["loss"] = float(np.average(means, weights=sizes))
+            if validation is not None:
+                row["score"] = evaluate(model, validation, metric, accelerator)
+                state.consider(row["score"], model, patience)
+            seconds = time.process_time() - began
+            began, losses = time.process_time(), []
+            state.history.append(row | {"CPU seconds": seconds})
+            if checkpoint is not None and accelerator.is_main_process:
+                state.save(checkpoint, model, optimizer)
+            if state.stopped:
+                break
+    if state.best:
+        model.load_state_dict(state.best, strict=False)
+    return pd.DataFrame(state.history)

@@ -1,0 +1,68 @@
+"""Networks trained once: what a training gave is kept by what went into it."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import nn
+
+from tlbook.sources import cache
+
+#: What trained weights depend on beside data and settings: this code, and torch
+CODE = cache.digest(torch.__version__)
+
+
+def train_once(
+    model: nn.Module, train: Callable[[], np.ndarray], *content: str | np.ndarray
+) -> tuple[np.ndarray, float]:
+    """Train a model in place, or give it the weights that the same training had before.
+
+    Parameters
+    ----------
+    train : trains the model and returns losses, to be looked at later
+    content : all that the result depends on beside the model's first weights and the state of
+        torch's random numbers: data, settings. The code of this package's learning modules counts
+        by itself
+
+    Returns
+    -------
+    losses, and the CPU seconds that training took when it was done. What torch draws afterwards is
+    the same whether the model was trained or not.
+    """
+    first = [part.cpu().numpy() for part in model.state_dict().values()]
+    random = torch.get_rng_state().numpy()  # dropout draws from it
+    key = cache.digest(CODE, *model.state_dict(), *first, random, *content)
+
+    def run() -> dict:
+        start = time.process_time()
+        with torch.random.fork_rng(devices=[]):
+            losses = torch.as_tensor(np.asarray(train(), np.float64))
+        seconds = torch.tensor(time.process_time() - start, dtype=torch.float64)
+        # Copies, since a file of safetensors does not hold weights that two layers share
+        return {"losses": losses, "cpu_seconds": seconds} | {
+            f"model.{name}": value.clone(memory_format=torch.contiguous_format)
+            for name, value in model.state_dict().items()
+        }
+
+    found = cache.stored(
+        f"pretrained/{key}.safetensors",
+        run,
+        save=lambda stream, tensors: stream.write(save(tensors)),
+        load=_load,
+    )
+    model.load_state_dict(
+        {name.removeprefix("model."): v for name, v in found.items() if name.startswith("model.")}
+    )
+    return found["losses"].numpy(), found["cpu_seconds"].item()
+
+
+def _load(path: Path) -> dict:
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error

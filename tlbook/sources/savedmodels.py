@@ -1,0 +1,68 @@
+"""SavedModels in TensorFlow Hub's format, with the hub's reusable interface.
+
+Each has ``__call__``, ``variables``, ``trainable_variables`` and ``regularization_losses``, so that
+``hub.KerasLayer(..., trainable=True)`` really trains it.
+"""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+
+
+class Reusable(tf.train.Checkpoint):
+    """A SavedModel that can be trained further, the hub's reusable SavedModel.
+
+    A plain ``tf.Module`` would be saved without the lists of variables, and ``hub.KerasLayer``
+    would find nothing to train in it.
+    """
+
+    def __init__(self, trainable: Sequence[tf.Variable], fixed: Sequence[tf.Variable] = ()):
+        super().__init__()
+        self.trainable_variables = list(trainable)
+        self.variables = [*trainable, *fixed]
+        self.regularization_losses = []
+
+
+class CallableModel(Reusable):
+    """A model of Keras 3 or ``tf_keras``: a batch to its outputs, with a switch for training."""
+
+    def __init__(self, model):
+        self.model = model
+        trainable = [_tf_variable(v) for v in model.trainable_variables]
+        known = {id(v) for v in trainable}
+        # In Keras 3 the state of dropout's random numbers is a variable, but not a weight
+        every = [_tf_variable(v) for v in model.variables]
+        super().__init__(trainable, [v for v in every if id(v) not in known])
+        (inputs,) = model.inputs
+        spec = tf.TensorSpec(inputs.shape, inputs.dtype)
+        for training in (False, True):
+            self.__call__.get_concrete_function(spec, training=training)
+
+    @tf.function
+    def __call__(self, inputs, training=False):
+        return self.model(inputs, training=training)
+
+
+def _tf_variable(variable) -> tf.Variable:
+    return variable.value if isinstance(variable, keras.Variable) else variable
+
+
+def save(module: tf.train.Checkpoint, target: Path) -> None:
+    """Save a SavedModel, whole or not at all; without TensorFlow's messages."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    level = tf.get_logger().level
+    tf.get_logger().setLevel("ERROR")
+    try:
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".part-") as part:
+            whole = Path(part, "whole")
+            tf.saved_model.save(module, str(whole))
+            try:
+                whole.rename(target)
+            except OSError:
+                if not target.is_dir():  # otherwise another process was quicker
+                    raise
+    finally:
+        tf.get_logger().setLevel(level)
