@@ -10,7 +10,7 @@ PIP := $(PY) -m pip --disable-pip-version-check
 READY := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help book serve test check bench experiments export ledger lock assets linkcheck clean
+.PHONY: help book serve test fuzz check bench experiments export ledger lock assets linkcheck clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,6 +24,11 @@ serve: book ## build the book and serve it at http://localhost:8000 (PORT=...)
 # Two at a time, file by file: more would fill the memory of a small machine, as some load TensorFlow
 test: $(READY) ## run the tests
 	@$(PY) -m pytest --numprocesses=2 --dist=loadfile
+
+# FUZZ=1000: so many cases of each invariant; the default takes about ten minutes
+FUZZ ?= 1500
+fuzz: $(READY) ## try the checks of arguments and the splits on random input, for about ten minutes
+	@FUZZ=$(FUZZ) $(PY) -m pytest tests/test_fuzz.py --numprocesses=2 --dist=load
 
 check: $(READY) ## lint, formatting, exported notebooks, ledger, links, ids
 	@$(PY) -m ruff check .

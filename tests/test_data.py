@@ -1,6 +1,9 @@
 """Data sets, splits and label budgets."""
 
+from dataclasses import replace
+
 import numpy as np
+import pandas as pd
 import pytest
 
 from tlbook import data, sources
@@ -54,10 +57,87 @@ def test_contradictory_copies_all_go():
     assert list(kept.x) == ["other", "third"]
 
 
-@pytest.mark.parametrize("shares", [(0, 0), (0.6, 0), (0.5, 0.5), (0.2, -0.1)])
-def test_impossible_shares_are_refused(shares):
-    with pytest.raises(ValueError, match="leave something to train on"):
+@pytest.mark.parametrize(
+    ("shares", "message"),
+    [
+        ((0, 0), "test=0 must be a finite number, above 0, at most 0.5"),
+        ((0.6, 0), "test=0.6 must be"),
+        ((float("nan"), 0), "test=nan must be"),
+        ((0.5, 0.5), "leave nothing to train on"),
+        ((0.2, -0.1), "validation=-0.1 must be"),
+    ],
+)
+def test_impossible_shares_are_refused(shares, message):
+    with pytest.raises(ValueError, match=message):
         data.split(made(), test=shares[0], validation=shares[1])
+
+
+def test_a_class_smaller_than_the_budget_gives_all_it_has():
+    made_data = made()
+    few = np.concatenate([np.flatnonzero(made_data.y == 0)[:7], np.flatnonzero(made_data.y == 1)])
+    with pytest.raises(ValueError, match="16 labels per class asked for"):
+        data.sample(made_data, few, per_class=16, seed=3)
+    drawn = data.sample(made_data, few, per_class=16, seed=3, fewer=True)
+    assert np.bincount(made_data.y[drawn])[:2].tolist() == [7, 16]
+
+
+@pytest.mark.parametrize("arguments", [{"per_class": -3}, {"per_class": 0}, {"per_class": 2.5}])
+def test_a_budget_is_a_whole_number(arguments):
+    with pytest.raises(ValueError, match="per_class=.* whole number, at least 1"):
+        data.sample(made(), **arguments)
+
+
+def test_rows_to_draw_from_are_positions():
+    with pytest.raises(ValueError, match="rows holds the position -1"):
+        data.sample(made(), np.array([0, -1]), per_class=1)
+
+
+def test_what_is_left_out_is_said():
+    texts = ["one", "two", "One ", "three", "four", "four"]
+    kept = data.labeled(texts, ["a", "b", "a", "b", "a", "b"])
+    assert kept.left_out == {"copies": 1, "examples with contradictory labels": 2}
+    assert kept.extra["row"].tolist() == [0, 1, 3]
+    assert "1 copies left out, 2 examples with contradictory labels left out" in repr(kept)
+    assert "left out" not in repr(data.labeled(texts[:2], ["a", "b"]))
+
+
+@pytest.mark.parametrize("missing", [None, float("nan"), np.nan, pd.NA, pd.NaT])
+@pytest.mark.parametrize("column", ["x", "labels", "groups"])
+def test_missing_values_are_refused(column, missing):
+    columns = {"x": ["one", "two", "three"], "labels": ["a", "b", "a"], "groups": [1, 2, 3]}
+    columns[column] = [*columns[column][:2], missing]
+    with pytest.raises(ValueError, match=rf"{column}: .*row 2.* leave"):
+        data.labeled(**columns)
+
+
+@pytest.mark.parametrize("text", [b"bytes", 3, 2.5, ["nested"]])
+def test_texts_are_strings(text):
+    with pytest.raises(ValueError, match="x: row 1 is not a string but"):
+        data.labeled(["one", text], ["a", "b"])
+
+
+def test_joined_groups_stay_apart():
+    first = data.labeled(["a", "b", "c"], ["x", "y", "x"], ["ann", "bob", "ann"], name="first")
+    second = data.labeled(["d", "e"], ["x", "y"], ["ann", "cid"], name="second")
+    both = data.concat("both", first, second)
+    assert both.x.tolist() == ["a", "b", "c", "d", "e"] and both.classes == ("x", "y")
+    assert both.groups[0] == both.groups[2]
+    assert len(np.unique(both.groups)) == 4  # ann of the second is somebody else
+    assert both.extra["part"].tolist() == [0, 0, 0, 1, 1]
+    assert both.extra["row"].tolist() == [0, 1, 2, 0, 1]
+    with pytest.raises(ValueError, match=r"second has the classes \('z', 'zz'\), not"):
+        data.concat("both", first, replace(second, classes=("z", "zz")))
+    with pytest.raises(ValueError, match="nothing to join"):
+        data.concat("none")
+
+
+def test_other_inputs_keep_the_rest():
+    made_data = made()
+    vectors = np.arange(len(made_data) * 2.0).reshape(-1, 2)
+    other = made_data.with_x(vectors)
+    assert other.x is vectors and other.y is made_data.y
+    with pytest.raises(ValueError, match="examples, but"):
+        made_data.with_x(vectors[:-1])
 
 
 def test_budgets_are_nested_and_balanced():
@@ -85,7 +165,7 @@ def test_labeled_refuses_what_is_no_classification():
         data.labeled(["one", "two"], ["same", "same"])
     with pytest.raises(ValueError, match="not among the classes"):
         data.labeled(["one", "two"], ["a", "b"], classes=["a", "c"])
-    with pytest.raises(ValueError, match="2 examples, but 3 rows of y"):
+    with pytest.raises(ValueError, match="2 examples, but 3 labels"):
         data.labeled(["one", "two"], ["a", "b", "a"])
 
 
@@ -204,8 +284,8 @@ def test_nothing_like_the_test_set_is_left_to_pretrain_on(pool):
         # also by a look at the codes: one person of a test emoji, in any gender and skin
         shapes = {images._group(code.replace("-FE0F", "")) for code in emoji.extra["code"][test]}
         assert not shapes & {images._group(code) for code in pool.code[rows]}
-        images = {image.tobytes() for image in pool.x[rows]}
-        assert not any(emoji.x[row].tobytes() in images for row in test)
+        left = {image.tobytes() for image in pool.x[rows]}
+        assert not any(emoji.x[row].tobytes() in left for row in test)
 
 
 def test_nothing_like_what_the_pretraining_chapters_hold_out_is_pretrained_on():

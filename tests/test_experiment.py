@@ -192,6 +192,78 @@ def test_compare_names_the_arm_that_returns_nonsense(task):
         compare({"odd": lambda *_: np.zeros(3)}, labeled, **parts(labeled), budgets=[2])
 
 
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        (lambda n: np.full(n, 0.9), r"returned float64 values such as .*0\.9.*: expected class"),
+        (lambda n: np.full(n, np.nan), "returned float64 values"),
+        (lambda n: np.full(n, 2), "returned int64 values such as .*2.*from 0 to 1"),
+        (lambda n: np.full(n, -1), "returned int64 values such as .*-1.*from 0 to 1"),
+        (lambda n: np.array(["0"] * n), "returned <U1 values"),
+        (lambda n: np.zeros((n, 2), int), r"returned shape \(\d+, 2\)"),
+        (lambda n: np.zeros(n, bool), "returned bool values"),
+    ],
+)
+def test_compare_takes_class_numbers_only(task, returned, message):
+    labeled, _ = task
+    arms = {"odd": lambda train, test, seed: returned(len(test))}
+    with pytest.raises(ValueError, match=f"arm 'odd' {message}"):
+        compare(arms, labeled, **parts(labeled), budgets=[2], seeds=[0, 1])
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"seeds": [0]}, "at least 2"),
+        ({"seeds": [0] * 50}, "twice"),
+        ({"seeds": [0, -1]}, "seed=-1"),
+        ({"budgets": []}, "one or more"),
+        ({"budgets": [4, 4]}, "each once"),
+        ({"budgets": [0]}, "budget=0"),
+        ({"budgets": [-3]}, "budget=-3"),
+        ({"budgets": [2.5]}, "budget=2.5"),
+        ({"train": [0, -1]}, "train holds the position -1"),
+        ({"train": [0, 1, 1]}, "train names 1 rows more than once"),
+        ({"train": [], "test": [1, 2]}, "0 rows to train on"),
+        ({"test": [200]}, "test holds the position 200"),
+        ({"train": np.arange(100), "test": [150]}, "a single group"),
+        ({"arms": {}}, "no arms"),
+    ],
+)
+def test_compare_refuses_before_anything_runs(task, changed, message):
+    labeled, _ = task
+    asked = {"arms": {"a": None}, "budgets": [2], "seeds": [0, 1], **parts(labeled)} | changed
+    with pytest.raises(ValueError, match=message):
+        compare(asked.pop("arms"), labeled, **asked)
+
+
+def test_compare_refuses_groups_on_both_sides(task):
+    labeled, _ = task
+    pairs = replace(labeled, groups=np.arange(200) // 2)
+    with pytest.raises(ValueError, match="100 groups stand in both train and test, such as"):
+        even, odd = np.arange(0, 200, 2), np.arange(1, 200, 2)
+        compare({"a": None}, pairs, train=even, test=odd, budgets=[2])
+
+
+def test_a_small_class_gives_what_it_has_and_is_named(task):
+    labeled, x = task
+    rows = parts(labeled)
+    few = rows["train"][labeled.y[rows["train"]] == 1][:3]
+    rows["train"] = np.sort([*rows["train"][labeled.y[rows["train"]] == 0], *few])
+    seen = []
+
+    def arm(train, test, seed):
+        seen.append(np.bincount(labeled.y[train]).tolist())
+        return nearest_mean(x, labeled.y)(train, test, seed)
+
+    with pytest.warns(
+        UserWarning, match=r"budget of 8 labels per class have '1' \(3 rows\)"
+    ) as said:
+        compare({"a": arm}, labeled, **rows, budgets=[2, 8], seeds=[0, 1])
+    assert len(said) == 1
+    assert seen == [[2, 2], [2, 2], [8, 3], [8, 3]]
+
+
 def test_unknown_arm_or_budget(task):
     labeled, x = task
     result = compare(
@@ -324,7 +396,7 @@ def worth_of(arm, control):
     seconds = dict.fromkeys(predictions, np.zeros((3, 4)))
     ones, groups = np.ones(4000, dtype=int), np.arange(4000)
     compared = Comparison("a", (4, 16, 64), (0, 1, 2, 3), ones, groups, predictions, seconds)
-    return compared.equivalent_budget("arm", 4, "control")
+    return compared.equivalent_budget("arm", "control", 4)
 
 
 def test_worth_is_read_off_the_control_s_curve():
@@ -338,6 +410,52 @@ def test_worth_beyond_the_curve_is_its_end():
     low, high = worth_of((0.5, 0, 0), (0.6, 0.8, 0.9)), worth_of((0.95, 0, 0), (0.6, 0.8, 0.9))
     assert (low.low, low.high) == pytest.approx((4, 4))
     assert (high.low, high.high) == pytest.approx((64, 64))
+
+
+def test_worth_on_a_plateau_is_its_left_end():
+    """``np.interp`` would give the right one, and so favor the arm."""
+    flat = worth_of((1.0, 0, 0), (1.0, 1.0, 1.0))
+    assert (flat.low, flat.value, flat.high) == pytest.approx((4, 4, 4))
+    late = worth_of((1.0, 0, 0), (0.5, 1.0, 1.0))
+    assert late.value == pytest.approx(16)
+
+
+@pytest.mark.parametrize("budget", [4, 16, 64])
+def test_an_arm_is_worth_no_more_than_its_own_budget(budget):
+    ones = np.ones(4000, dtype=int)
+    predictions = {"a": curve(0.8, 0.7, 0.9)}
+    compared = Comparison(
+        "a", (4, 16, 64), (0, 1, 2, 3), ones, np.arange(4000), predictions, predictions
+    )
+    assert compared.equivalent_budget("a", "a", budget).high <= budget * (1 + 1e-9)
+
+
+def test_the_order_of_budgets_does_not_matter():
+    ones, predictions = np.ones(4000, dtype=int), {"arm": curve(0.7, 0, 0)}
+    predictions["control"] = curve(0.6, 0.8, 0.9)
+    rest = ((0, 1, 2, 3), ones, np.arange(4000))
+    rising = Comparison("a", (4, 16, 64), *rest, predictions, {})
+    falling = Comparison("a", (64, 16, 4), *rest, {k: v[::-1] for k, v in predictions.items()}, {})
+    expected = rising.equivalent_budget("arm", "control", 4)
+    assert falling.equivalent_budget("arm", "control", 4) == expected
+    assert expected.unit == "labels per class" and str(expected).endswith("labels per class")
+
+
+def test_an_effect_over_seeds_is_students():
+    effect = Effect.over_seeds([0.5, 0.5, 0.75])
+    half = 4.302653 * np.std([0.5, 0.5, 0.75], ddof=1) / np.sqrt(3)
+    mean = 1.75 / 3
+    found = (effect.value, effect.low, effect.high)
+    assert found == pytest.approx((mean, mean - half, mean + half))
+    assert Effect.over_seeds([0.2, 0.2]).low == 0.2  # no spread: no interval, and no warning
+    for values in ([0.5], [0.5, float("nan")], [[0.5, 0.5]]):
+        with pytest.raises(ValueError, match="two or more finite values"):
+            Effect.over_seeds(values)
+
+
+def test_the_other_side_of_an_effect():
+    assert -Effect(0.1, -0.05, 0.3, 5) == Effect(-0.1, -0.3, 0.05, 5)
+    assert (-Effect(0.1, 0.05, 0.3, 5)).sign == -1
 
 
 def test_worth_of_a_control_that_falls_again():

@@ -3,6 +3,7 @@
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -151,9 +152,10 @@ def test_cut_texts_are_counted(tiny):
         ([], "none"),
         (None, "NoneType.*augmentation"),
         ("one text", "list of texts"),
-        (["a", None], "Text 1 is not a string but None"),
-        ([3], "Text 0"),
-        ([b"bytes"], "Text 0"),
+        (["half \ud83d"], "row 0 holds half of a surrogate pair"),
+        (["a", None], "row 1 is missing"),
+        ([3], "row 0 is not a string but 3"),
+        ([b"bytes"], "row 0 is not a string"),
         ((text for text in ["a"]), "generator.*augmentation"),
         (lambda: ["a"], "function.*augmentation"),
     ],
@@ -216,8 +218,30 @@ def test_inputs_that_are_no_images(lite0, images, spoil, message):
 
 def count_calls(model):
     calls = []
-    model.register_forward_pre_hook(lambda *_: calls.append(1))
+    forward = model.forward
+
+    def counted(*arguments, **options):
+        calls.append(1)
+        return forward(*arguments, **options)
+
+    model.forward = counted  # not a hook, under which nothing is kept
     return calls
+
+
+def test_nothing_is_kept_or_read_under_a_hook(empty_cache, tiny, texts):
+    plain = features(tiny, texts)
+    hook = tiny.model.embeddings.register_forward_hook(lambda module, inputs, output: 2 * output)
+    hooked = features(tiny, texts)
+    hook.remove()
+    assert not np.allclose(hooked, plain)
+    assert np.array_equal(features(tiny, texts), plain)
+    assert len(list(empty_cache.rglob("*.npy"))) == 1
+
+
+@pytest.mark.parametrize("table", [pd.DataFrame({"text": ["a"]}), {"text": ["a"]}])
+def test_a_table_is_no_list_of_texts(tiny, table):
+    with pytest.raises(ValueError, match=r"pass one column, such as table\['text'\]"):
+        features(tiny, table)
 
 
 def test_second_time_from_cache(empty_cache, tiny, texts):

@@ -10,6 +10,7 @@ import numbers
 from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
+import pandas as pd
 
 
 def integer(name: str, value: object, least: int = 0) -> int:
@@ -147,7 +148,7 @@ def positions(name: str, rows: Sequence | np.ndarray, n: int) -> np.ndarray:
         return np.flatnonzero(rows)
     if rows.ndim != 1 or (rows.size and not np.issubdtype(rows.dtype, np.integer)):
         raise ValueError(f"{name} must be a list of positions, got {rows.dtype} {rows.shape}")
-    if rows.size and not (0 <= rows.min() and rows.max() < n):
+    if rows.size and not (rows.min() >= 0 and rows.max() < n):
         wrong = rows[(rows < 0) | (rows >= n)][0]
         raise ValueError(f"{name} holds the position {wrong}: there are rows 0 to {n - 1}")
     if len(np.unique(rows)) < len(rows):
@@ -183,7 +184,7 @@ def texts(name: str, values: Iterable) -> list[str]:
     found = list(values)
     for row, value in enumerate(found):
         if not isinstance(value, str):
-            missing = value is None or value != value
+            missing = pd.api.types.is_scalar(value) and pd.isna(value)
             what = "is missing" if missing else f"is not a string but {value!r:.50}"
             raise ValueError(f"{name}: row {row} {what}; fill it in or leave the row out")
         try:
@@ -193,4 +194,28 @@ def texts(name: str, values: Iterable) -> list[str]:
                 f"{name}: row {row} holds half of a surrogate pair, which is no character: "
                 "replace it (text.encode('utf-8', 'replace').decode())"
             ) from None
+    return found
+
+
+def present(name: str, values: Iterable) -> list:
+    """Check that no value is missing (None, NaN, ``pd.NA``, ``NaT``), and return them as a list.
+
+    Raises
+    ------
+    ValueError
+        A value is missing; the message names the row. Or a table or a dictionary was given.
+    """
+    if hasattr(values, "columns") or isinstance(values, dict):
+        raise ValueError(
+            f"{name}: a table or a dictionary was given; pass one column, such as table['label']"
+        )
+    found = list(values)
+    missing = [
+        row for row, value in enumerate(found) if pd.api.types.is_scalar(value) and pd.isna(value)
+    ]
+    if missing:
+        raise ValueError(
+            f"{name}: {len(missing)} values are missing, the first in row {missing[0]}; leave such "
+            "rows out first, for example by table.dropna()"
+        )
     return found

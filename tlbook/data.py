@@ -13,6 +13,8 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
+from tlbook import checks
+
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
@@ -28,6 +30,7 @@ class Dataset:
         of one emoji) and never stand on both sides of a split
     license, citation : what the source asks for
     extra : further arrays of n rows, such as ratings, names, masks
+    left_out : what :func:`labeled` left out, and how many of it; shown by ``repr``
     """
 
     name: str
@@ -38,6 +41,7 @@ class Dataset:
     license: str = ""
     citation: str = ""
     extra: dict[str, np.ndarray] = field(default_factory=dict)
+    left_out: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self):
         lengths = {"y": len(self.y), "groups": len(self.groups)}
@@ -50,7 +54,9 @@ class Dataset:
         return len(self.x)
 
     def __repr__(self) -> str:
-        return f"Dataset({self.name!r}, {len(self):,} examples, classes {list(self.classes)})"
+        left_out = "".join(f", {count} {what} left out" for what, count in self.left_out.items())
+        shown = f"{self.name!r}, {len(self):,} examples{left_out}, classes {list(self.classes)}"
+        return f"Dataset({shown})"
 
     def take(self, rows: np.ndarray) -> "Dataset":
         """The data set reduced to these rows (positions or a boolean mask)."""
@@ -62,6 +68,16 @@ class Dataset:
             extra={key: values[rows] for key, values in self.extra.items()},
         )
 
+    def with_x(self, x: np.ndarray) -> "Dataset":
+        """Return the data set with other inputs, row by row, such as features or smaller images.
+
+        Raises
+        ------
+        ValueError
+            There are not as many as before.
+        """
+        return replace(self, x=x)
+
 
 def labeled(
     x: Sequence,
@@ -72,21 +88,36 @@ def labeled(
     classes: Sequence[str] | None = None,
     **about,
 ) -> Dataset:
-    """A :class:`Dataset` from examples and labels of your own, duplicates removed.
+    """Make a :class:`Dataset` of examples and labels of your own, without duplicates.
+
+    Of examples that occur more than once, the first stays; those with different labels all go.
+    ``left_out`` of the result says how many, and ``extra["row"]`` which rows stayed.
 
     Parameters
     ----------
-    x : n strings, or an (n, height, width, 3) array of uint8 images
-    labels : n class names (strings or integers)
-    groups : n values that say which examples belong together; by default each stands alone
-    classes : the order of the class names; by default they are sorted
+    x : (n,) sequence of str, or (n, height, width, 3) array of uint8
+        Texts or images.
+    labels : (n,) sequence of str or int
+        Class names. None may be missing: leave such rows out first.
+    groups : (n,) sequence, optional
+        Values that say which examples belong together; by default each stands alone.
+    name : str
+        What the data set is called in tables and figures.
+    classes : sequence of str, optional
+        The order of the class names; by default they are sorted.
+    **about
+        ``license``, ``citation`` and ``extra`` of the data set.
 
     Raises
     ------
-    ValueError : lengths differ, there are fewer than two classes, or a label is not in ``classes``
+    ValueError
+        Lengths differ, a text, label or group is missing, a text is no string, there are fewer
+        than two classes, or a label is not in ``classes``.
     """
-    x = np.asarray(x) if _is_image_array(x) else np.asarray(list(x), dtype=object)
-    labels = [str(label) for label in labels]
+    x = np.asarray(x) if _is_image_array(x) else np.array(checks.texts("x", x), dtype=object)
+    labels = [str(label) for label in checks.present("labels", labels)]
+    if groups is not None:
+        groups = np.asarray(checks.present("groups", groups))
     classes = tuple(sorted(set(labels)) if classes is None else classes)
     if unknown := set(labels) - set(classes):
         raise ValueError(f"{name}: labels {sorted(unknown)} are not among the classes {classes}")
@@ -94,9 +125,18 @@ def labeled(
         raise ValueError(f"{name}: a classifier needs at least two classes, got {list(classes)}")
     position = {label: index for index, label in enumerate(classes)}
     y = np.array([position[label] for label in labels], dtype=np.int64)
-    groups = np.arange(len(x)) if groups is None else np.asarray(groups)
+    if len(y) != len(x):
+        raise ValueError(f"{name}: {len(x)} examples, but {len(y)} labels")
+    groups = np.arange(len(x)) if groups is None else groups
+    about["extra"] = {"row": np.arange(len(x))} | about.get("extra", {})
     data = Dataset(name, x, y, classes, groups, **about)
-    return data.take(distinct(data))
+    copy, contradictory = _copies(data)
+    counts = {
+        "copies": int((copy & ~contradictory).sum()),
+        "examples with contradictory labels": int(contradictory.sum()),
+    }
+    left_out = {what: count for what, count in counts.items() if count}
+    return replace(data.take(~copy & ~contradictory), left_out=left_out)
 
 
 def distinct(data: Dataset) -> np.ndarray:
@@ -104,9 +144,54 @@ def distinct(data: Dataset) -> np.ndarray:
 
     Texts count as copies when they differ only in case and white space.
     """
-    keys = pd.Series([content_key(example) for example in data.x])
-    contradictory = pd.Series(data.y).groupby(keys).transform("nunique") > 1
-    return np.flatnonzero(~keys.duplicated() & ~contradictory)
+    copy, contradictory = _copies(data)
+    return np.flatnonzero(~copy & ~contradictory)
+
+
+def concat(name: str, *parts: Dataset) -> Dataset:
+    """Join data sets of the same classes; groups of different parts stay apart.
+
+    Parameters
+    ----------
+    name : str
+        What the whole is called.
+    *parts : Dataset
+        Their inputs must be of one shape and their classes the same, in the same order.
+
+    Returns
+    -------
+    Dataset
+        The rows of the first part, then those of the second, and so on. ``extra["part"]`` says
+        where each came from, counting from 0; other extras stay where all parts have them.
+
+    Raises
+    ------
+    ValueError
+        There are no parts, or their classes differ.
+    """
+    if not parts:
+        raise ValueError("there is nothing to join")
+    for part in parts:
+        if part.classes != parts[0].classes:
+            raise ValueError(f"{part.name} has the classes {part.classes}, not {parts[0].classes}")
+    shared = set.intersection(*(set(part.extra) for part in parts)) - {"part"}
+    offsets = np.cumsum([0, *(len(np.unique(part.groups)) for part in parts)])
+    return Dataset(
+        name,
+        np.concatenate([part.x for part in parts]),
+        np.concatenate([part.y for part in parts]),
+        parts[0].classes,
+        np.concatenate(
+            [
+                offset + np.unique(part.groups, return_inverse=True)[1]
+                for offset, part in zip(offsets, parts, strict=False)
+            ]
+        ),
+        license="; ".join(dict.fromkeys(part.license for part in parts if part.license)),
+        citation="; ".join(dict.fromkeys(part.citation for part in parts if part.citation)),
+        extra={key: np.concatenate([part.extra[key] for part in parts]) for key in sorted(shared)}
+        | {"part": np.repeat(np.arange(len(parts)), [len(part) for part in parts])},
+    )
 
 
 class Split(NamedTuple):
@@ -118,20 +203,29 @@ class Split(NamedTuple):
 
 
 def split(data: Dataset, *, test: float = 0.25, validation: float = 0.0, seed: int = 0) -> Split:
-    """Train, validation and test rows: stratified by class, groups whole, duplicates left out.
+    """Split into train, validation and test rows: stratified, groups whole, without duplicates.
 
-    ``test`` and ``validation`` are shares of the whole set. Folds are whole numbers, so a share is
-    met as 1/2, 1/3, 1/4, ...
+    Parameters
+    ----------
+    data : Dataset
+    test, validation : float
+        Shares of the whole set. The test rows are one of k folds, so of the shares 1/2, 1/3, 1/4,
+        ... the nearest fold count is taken: 0.3 gives 1/3 and 0.4 gives 1/2. The validation rows
+        are a fold of the rest in the same way.
+    seed : int
+        Which of the possible splits.
 
     Raises
     ------
-    ValueError : a share is out of range, or too little would be left to train on
+    ValueError
+        A share is out of range, too little would be left to train on, or a class has too few rows
+        or groups.
     """
-    if not (0 < test <= 0.5 and validation >= 0 and test + validation < 1):
-        raise ValueError(
-            f"test={test}, validation={validation}: test must be in (0, 0.5], "
-            "and both together must leave something to train on"
-        )
+    checks.number("test", test, above=0, most=0.5)
+    checks.number("validation", validation, least=0)
+    checks.integer("seed", seed)
+    if test + validation >= 1:
+        raise ValueError(f"test={test} and validation={validation} leave nothing to train on")
     rows = distinct(data)
     rest, test_rows = _hold_out(data, rows, test, seed)
     if not validation:
@@ -140,21 +234,48 @@ def split(data: Dataset, *, test: float = 0.25, validation: float = 0.0, seed: i
     return Split(train, validation_rows, test_rows)
 
 
-def sample(data: Dataset, rows: np.ndarray, *, per_class: int, seed: int) -> np.ndarray:
-    """A label budget: ``per_class`` of the rows from each class, drawn by ``seed``.
+def sample(
+    data: Dataset,
+    rows: np.ndarray | None = None,
+    *,
+    per_class: int,
+    seed: int = 0,
+    fewer: bool = False,
+) -> np.ndarray:
+    """Draw as many rows of each class: a label budget.
 
     Budgets are nested: the rows of a smaller budget are among those of a larger one with the
     same seed. So two budgets differ by the labels added and by nothing else.
 
+    Parameters
+    ----------
+    data : Dataset
+    rows : (n,) array of int, optional
+        Positions to draw from; by default all.
+    per_class : int
+        Rows of each class.
+    seed : int
+        Which of the possible draws.
+    fewer : bool
+        Take all rows of a class that has fewer, in place of an error.
+
+    Returns
+    -------
+    array of int64
+        Positions in rising order.
+
     Raises
     ------
-    ValueError : a class has fewer rows than the budget asks for
+    ValueError
+        A class has fewer rows than asked for, and ``fewer`` is False; or ``per_class`` is below 1.
     """
-    rng = np.random.default_rng(seed)
+    checks.integer("per_class", per_class, least=1)
+    rng = np.random.default_rng(checks.integer("seed", seed))
+    rows = np.arange(len(data)) if rows is None else checks.positions("rows", rows, len(data))
     chosen = []
     for label, name in enumerate(data.classes):
         candidates = rng.permutation(rows[data.y[rows] == label])
-        if len(candidates) < per_class:
+        if len(candidates) < per_class and not fewer:
             raise ValueError(
                 f"{data.name}: {per_class} labels per class asked for, but class {name!r} has "
                 f"{len(candidates)} rows here"
@@ -166,6 +287,13 @@ def sample(data: Dataset, rows: np.ndarray, *, per_class: int, seed: int) -> np.
 # --- the pieces ---------------------------------------------------------------------------------
 def _is_image_array(x: Sequence) -> bool:
     return isinstance(x, np.ndarray) and x.ndim > 1
+
+
+def _copies(data: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Which examples stood before, and which stand with different labels: two masks."""
+    keys = pd.Series([content_key(example) for example in data.x])
+    contradictory = pd.Series(data.y).groupby(keys).transform("nunique") > 1
+    return keys.duplicated().to_numpy(), contradictory.to_numpy()
 
 
 def content_key(example) -> str | bytes:

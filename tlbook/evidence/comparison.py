@@ -6,16 +6,17 @@ arm sees the same rows with the same seeds, so arms differ by the method and by 
 """
 
 import time
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed
-from scipy.stats import ttest_1samp
 from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
+from tlbook import checks
 from tlbook.data import Dataset, sample
 from tlbook.evidence.effects import Effect, balanced_accuracy, pigeonhole_interval
 
@@ -43,7 +44,7 @@ class Comparison:
     def arms(self) -> list[str]:
         return list(self.predictions)
 
-    def only(self, tests: np.ndarray, name: str | None = None) -> "Comparison":
+    def subset(self, tests: np.ndarray, name: str | None = None) -> "Comparison":
         """The same runs, looked at on some of the test examples (positions or a mask)."""
         return replace(
             self,
@@ -63,34 +64,48 @@ class Comparison:
             self.y, self._at(arm, budget), self._at(control, budget), groups=self.groups
         )
 
-    def worth(self, arm: str, budget: int | None, control: str) -> Effect:
-        """How many labels per class the control needs to score as an arm does with ``budget``.
+    def equivalent_budget(self, arm: str, control: str, budget: int | None) -> Effect:
+        """Return how many labels per class the control needs to score as the arm does.
 
         The control's curve is read between its budgets on a logarithmic scale, and never falls: at
-        each budget it counts as good as at any smaller one. Where the arm lies below or above the
-        whole curve, the result is the smallest or the largest budget: then read it as "at most" or
-        "at least". The interval counts what :func:`balanced_accuracy` counts.
+        each budget it counts as good as at any smaller one. The result is the smallest budget at
+        which the curve reaches the arm's score, so it never exceeds the arm's own budget where the
+        two score alike.
+
+        Parameters
+        ----------
+        arm, control : str
+            Names of two arms.
+        budget : int or None
+            The arm's labels per class.
+
+        Returns
+        -------
+        Effect
+            Labels per class, with an interval that counts what :func:`balanced_accuracy` counts.
+            The smallest of all budgets means "at most", the largest "at least": the curve does not
+            say more.
         """
-        budgets = np.array([number for number in self.budgets if number is not None])
-        runs = [self._at(arm, budget), *(self._at(control, number) for number in budgets)]
+        budgets = np.sort([number for number in self.budgets if number is not None])
+        runs = [self._at(arm, budget), *(self._at(control, int(number)) for number in budgets)]
 
         def needed(scores: np.ndarray) -> np.ndarray:
-            curves = np.maximum.accumulate(scores[1:], axis=0).T
-            found = [
-                np.interp(score, curve, np.log(budgets))
-                for score, curve in zip(scores[0], curves, strict=True)
-            ]
-            return np.exp(found)
+            curves = np.maximum.accumulate(scores[1:], axis=0)
+            return np.exp(
+                [
+                    _reached(score, curve, np.log(budgets))
+                    for score, curve in zip(scores[0], curves.T, strict=True)
+                ]
+            )
 
-        return pigeonhole_interval(needed, self.y, np.stack(runs) == self.y, self.groups)
+        effect = pigeonhole_interval(needed, self.y, np.stack(runs) == self.y, self.groups)
+        return replace(effect, unit="labels per class")
 
     def saving(self, arm: str, control: str, budget: int | None) -> Effect:
-        """The share of the control's CPU seconds that an arm saves; a t-interval over seeds."""
+        """Return the share of the control's CPU seconds that an arm saves, over seeds."""
         position = self.budgets.index(budget)
         ours, theirs = (self.cpu_seconds[name][position] for name in (arm, control))
-        shares = 1 - ours / theirs
-        limits = ttest_1samp(shares, 0).confidence_interval()
-        return Effect(float(shares.mean()), float(limits.low), float(limits.high), len(shares))
+        return Effect.over_seeds(1 - ours / theirs)
 
     def table(self) -> pd.DataFrame:
         """One row per arm and budget: score, interval, mean CPU seconds."""
@@ -126,6 +141,19 @@ class Comparison:
         return self.predictions[arm][self.budgets.index(budget)]
 
 
+def _reached(score: float, curve: np.ndarray, x: np.ndarray) -> float:
+    """Where a curve that never falls first reaches a score; its ends where it does not or begins.
+
+    (``np.interp`` gives the right end of a plateau, which would favor the arm.)
+    """
+    above = np.flatnonzero(curve >= score)
+    if not len(above) or above[0] == 0:
+        return x[0] if len(above) else x[-1]
+    i = above[0]
+    share = (score - curve[i - 1]) / (curve[i] - curve[i - 1])
+    return x[i - 1] + share * (x[i] - x[i - 1])
+
+
 def compare(
     arms: dict[str, Arm],
     data: Dataset,
@@ -148,12 +176,17 @@ def compare(
 
     Raises
     ------
-    ValueError : train and test share rows, or an arm returns something else than one label per
-        test row
+    ValueError
+        Before anything runs: there are no arms, rows are no positions, train and test share rows
+        or groups, a budget is not positive or given twice, seeds are fewer than two or given
+        twice. Later: an arm returns something else than one class number for each test row.
+
+    Warns
+    -----
+    UserWarning
+        A class has fewer rows than the largest budget; then all of its rows are labeled.
     """
-    budgets, seeds = tuple(budgets), tuple(seeds)
-    if shared := set(train) & set(test):
-        raise ValueError(f"{len(shared)} rows stand in both train and test: split them apart")
+    budgets, seeds, train, test = _checked(arms, data, train, test, budgets, seeds)
     predictions = {a: np.empty((len(budgets), len(seeds), len(test)), data.y.dtype) for a in arms}
     cpu_seconds = {a: np.empty((len(budgets), len(seeds))) for a in arms}
     positions = [(b, s, a) for b in range(len(budgets)) for s in range(len(seeds)) for a in arms]
@@ -161,7 +194,7 @@ def compare(
     def run(b: int, s: int, name: str) -> tuple[np.ndarray, float]:
         rows = train
         if budgets[b] is not None:
-            rows = sample(data, train, per_class=budgets[b], seed=seeds[s])
+            rows = sample(data, train, per_class=budgets[b], seed=seeds[s], fewer=True)
         start = time.process_time()
         # small linear models spend more on waking BLAS threads than on their own arithmetic;
         # beside other processes, no library may take more than one core
@@ -170,13 +203,7 @@ def compare(
         predicted, seconds = (
             found if isinstance(found, tuple) else (found, time.process_time() - start)
         )
-        predicted = np.asarray(predicted)
-        if predicted.shape != (len(test),):
-            raise ValueError(
-                f"arm {name!r} returned shape {predicted.shape}: "
-                f"expected one label for each of the {len(test)} test rows"
-            )
-        return predicted, seconds
+        return _class_numbers(name, predicted, len(test), len(data.classes)), seconds
 
     found = Parallel(jobs, return_as="generator", pre_dispatch=2 * jobs)(
         delayed(run)(*position) for position in positions
@@ -187,3 +214,60 @@ def compare(
     return Comparison(
         data.name, budgets, seeds, data.y[test], data.groups[test], predictions, cpu_seconds
     )
+
+
+def _checked(arms, data, train, test, budgets, seeds) -> tuple:
+    """The arguments of :func:`compare`, refused before the first arm runs rather than after."""
+    if not arms:
+        raise ValueError("there are no arms to compare")
+    train = checks.positions("train", train, len(data))
+    test = checks.positions("test", test, len(data))
+    if not len(train) or not len(test):
+        raise ValueError(f"{len(train)} rows to train on and {len(test)} to test on: none is empty")
+    if len(shared := np.intersect1d(train, test)):
+        raise ValueError(f"{len(shared)} rows stand in both train and test: split them apart")
+    straddling = set(data.groups[train]) & set(data.groups[test])
+    if straddling:
+        raise ValueError(
+            f"{len(straddling)} groups stand in both train and test, such as "
+            f"{next(iter(straddling))!r}: split with tlbook.data.split, which keeps them whole"
+        )
+    if len(np.unique(data.groups[test])) < 2:
+        raise ValueError("the test rows are a single group: an interval needs at least two")
+    budgets = tuple(budgets)
+    numbers = [
+        checks.integer("budget", budget, least=1) for budget in budgets if budget is not None
+    ]
+    if not budgets or len(set(budgets)) < len(budgets):
+        raise ValueError(f"budgets={list(budgets)}: one or more are needed, each once")
+    counts = np.bincount(data.y[train], minlength=len(data.classes))
+    if numbers and counts.min() < max(numbers):
+        small = ", ".join(
+            f"{name!r} ({count} rows)"
+            for name, count in zip(data.classes, counts, strict=True)
+            if count < max(numbers)
+        )
+        warnings.warn(
+            f"{data.name}: fewer rows than the budget of {max(numbers)} labels per class have "
+            f"{small}; there all rows are labeled",
+            stacklevel=3,
+        )
+    return budgets, checks.seeds(seeds, least=2), train, test
+
+
+def _class_numbers(arm: str, predicted: np.ndarray, n: int, classes: int) -> np.ndarray:
+    """What an arm returned, if it is a class number for each test row."""
+    predicted = np.asarray(predicted)
+    if predicted.shape != (n,):
+        raise ValueError(
+            f"arm {arm!r} returned shape {predicted.shape}: expected one label for each of the {n} "
+            "test rows"
+        )
+    whole = np.issubdtype(predicted.dtype, np.integer)
+    if not whole or predicted.min() < 0 or predicted.max() >= classes:
+        raise ValueError(
+            f"arm {arm!r} returned {predicted.dtype} values such as {predicted.flat[0]!r:.30}: "
+            f"expected class numbers from 0 to {classes - 1}, as in data.y (of probabilities, the "
+            "argmax)"
+        )
+    return predicted

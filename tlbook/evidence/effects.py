@@ -5,21 +5,66 @@ chance is one over the number of classes however uneven they are.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.stats import bootstrap
+from scipy.stats import bootstrap, t
+
+from tlbook import checks
 
 
 @dataclass(frozen=True)
 class Effect:
-    """A mean score, or a difference of two, with its interval (in shares of one)."""
+    """A mean, or a difference of two, with its interval.
+
+    Attributes
+    ----------
+    value, low, high : float
+        The mean and the limits of its interval; scores are shares of one.
+    seeds : int
+        How many seeds the mean is over.
+    level : float
+        The share of such intervals that should hold the truth.
+    unit : str
+        ``"points"`` for shares of one, which are shown as percentage points; else what the value
+        counts, such as ``"labels per class"``.
+    """
 
     value: float
     low: float
     high: float
     seeds: int
     level: float = 0.95
+    unit: str = "points"
+
+    @classmethod
+    def over_seeds(
+        cls, values: Sequence[float], *, level: float = 0.95, unit: str = "points"
+    ) -> "Effect":
+        """Return the mean of one value for each seed, with Student's t-interval.
+
+        Parameters
+        ----------
+        values : (seeds,) array-like of float
+            At least two, each finite.
+        level, unit
+            See :class:`Effect`.
+
+        Raises
+        ------
+        ValueError
+            There are fewer than two values, or one is not finite.
+        """
+        values = np.asarray(values, dtype=float)
+        if values.ndim != 1 or len(values) < 2 or not np.isfinite(values).all():
+            raise ValueError(f"an interval needs two or more finite values, got {values!r:.100}")
+        mean, error = float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values)))
+        half = error * float(t.ppf((1 + level) / 2, len(values) - 1))
+        return cls(mean, mean - half, mean + half, len(values), level, unit)
+
+    def __neg__(self) -> "Effect":
+        """Return the effect seen from the other side: what one gains the other loses."""
+        return replace(self, value=-self.value, low=-self.high, high=-self.low)
 
     @property
     def sign(self) -> int:
@@ -27,8 +72,11 @@ class Effect:
         return int(self.low > 0) - int(self.high < 0)
 
     def __str__(self) -> str:
-        points = f"{100 * self.value:+.1f} [{100 * self.low:+.1f}, {100 * self.high:+.1f}]"
-        return points.replace("-", "−")  # a minus sign, not a hyphen, which would break the line
+        if self.unit == "points":
+            text = f"{100 * self.value:+.1f} [{100 * self.low:+.1f}, {100 * self.high:+.1f}]"
+        else:
+            text = f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}] {self.unit}"
+        return text.replace("-", "−")  # a minus sign, not a hyphen, which would break the line
 
 
 def balanced_accuracy(
@@ -58,6 +106,8 @@ def balanced_accuracy(
     ------
     ValueError : shapes do not match, or there are fewer than two seeds
     """
+    checks.number("level", level, above=0, below=1)
+    checks.integer("resamples", resamples, least=1)
     predictions = np.asarray(predictions)
     if predictions.ndim != 2 or predictions.shape[1] != len(y):
         raise ValueError(f"predictions must be (seeds, {len(y)}), got {predictions.shape}")

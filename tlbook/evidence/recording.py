@@ -27,13 +27,14 @@ def recorded(
     train: np.ndarray,
     test: np.ndarray,
     budgets: Iterable[int | None],
-    seeds: Sequence[int] = range(5),
+    seeds: Sequence[int] = range(10),
 ) -> Comparison:
     """What :func:`compare` gives for the same arguments, measured beforehand.
 
     A comparison that takes longer than a chapter may is run by ``make experiments``, which sets
     ``$TLBOOK_EXPERIMENTS`` to the names to run, separated by commas, and kept in
-    ``tlbook/evidence/recorded/NAME.json`` with versions, machine and date. Otherwise it is read from there.
+    ``tlbook/evidence/recorded/NAME.json`` with versions, machine and date. Otherwise it is read
+    from there.
 
     Raises
     ------

@@ -16,6 +16,7 @@ import torch
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
+from tlbook import checks
 from tlbook.sources.cache import array, digest
 from tlbook.sources.encoders import ImageEncoder, SavedModelEncoder, TextEncoder
 
@@ -89,9 +90,19 @@ def features(
         with bar, torch.inference_mode():
             return embed(encoder, prepared, batch_size, bar)
 
-    if not cache:
+    # What a hook does to the outputs is not in the fingerprint: nothing is kept, nothing read.
+    if not cache or (not saved_model and _hooked(encoder.model)):
         return compute()
     return array("features", digest(VERSION, encoder.fingerprint, *key), compute)
+
+
+def _hooked(model: torch.nn.Module) -> bool:
+    everywhere = torch.nn.modules.module
+    return bool(
+        everywhere._global_forward_hooks
+        or everywhere._global_forward_pre_hooks
+        or any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    )
 
 
 # Texts
@@ -118,13 +129,7 @@ def token_ids(encoder: TextEncoder, texts: Sequence[str]) -> list[tuple[int, ...
 
 
 def _checked_texts(texts: Sequence[str]) -> list[str]:
-    if isinstance(texts, str):
-        raise ValueError("One string was given: pass a list of texts, also for a single one.")
-    texts = list(_sized(texts, "a list of texts"))
-    for index, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise ValueError(f"Text {index} is not a string but {text!r:.50}.")
-    return texts
+    return checks.texts("texts", _sized(texts, "a list of texts"))
 
 
 def pad(encoder: TextEncoder, tokens: Sequence[tuple[int, ...]]) -> tuple[torch.Tensor, ...]:
