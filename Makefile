@@ -10,7 +10,7 @@ PIP := $(PY) -m pip --disable-pip-version-check
 READY := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help book serve test fuzz check bench experiments export ledger lock assets linkcheck clean
+.PHONY: help book serve test fuzz check replicate bench experiments export ledger lock assets linkcheck clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,10 +30,13 @@ FUZZ ?= 1500
 fuzz: $(READY) ## try the checks of arguments and the splits on random input, for about ten minutes
 	@FUZZ=$(FUZZ) $(PY) -m pytest tests/test_fuzz.py --numprocesses=2 --dist=load
 
-check: $(READY) ## lint, formatting, exported notebooks, ledger, links, ids
+check: $(READY) ## lint, formatting, exported notebooks, links, ids, form of the ledger, pages
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@$(PY) -m tools.check
+
+replicate: $(READY) ## compare what the last build measured with the record
+	@$(PY) -m tools.replicate
 
 bench: .venv/.bench ## run the benchmarks, each against its peers
 	@set -e; for file in benchmarks/[a-z]*.py; do \

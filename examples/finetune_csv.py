@@ -16,10 +16,12 @@ is left to chance: every process draws its own dropout masks.
 
 import argparse
 import json
+import os
+import shutil
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -27,7 +29,7 @@ import numpy as np
 import pandas as pd
 import torch
 from accelerate import Accelerator
-from safetensors import safe_open
+from safetensors import SafetensorError
 from scipy.stats import bootstrap
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
@@ -37,13 +39,16 @@ from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 from transformers.utils.logging import disable_progress_bar
 
+from tlbook import checks
 from tlbook.data import Dataset, Split, labeled, split
 from tlbook.learning.batches import Batches, tokenized
+from tlbook.learning.checkpoint import read as read_checkpoint
 from tlbook.learning.freezing import ALL, head_only, last_layers, param_groups
 from tlbook.learning.loop import TrainingError, fit, predict, warmup_linear
 from tlbook.learning.losses import classification
 from tlbook.learning.prefix import frozen_prefix
 from tlbook.sources.assets import AssetError
+from tlbook.sources.cache import digest
 from tlbook.sources.pretrained import classifier
 
 Metric = Callable[[np.ndarray, np.ndarray], float]
@@ -59,7 +64,7 @@ TRAINED = {
     "head": (lambda model: head_only("classifier|pooler"), 1e-3),
 }
 PREFIX = ("bert", "roberta", "xlm-roberta")  # models that frozen_prefix can cut
-ROWS = 10  # of each class, at least: six to train on, two to select on, two to test on
+ROWS = 5  # of each class, at least: three to train on, one to select on, one to test on
 RESAMPLES = 1000  # of the test rows, for the interval
 
 
@@ -94,15 +99,35 @@ def options(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def check_numbers(args: argparse.Namespace) -> None:
+    """Raises ValueError for an option out of range."""
+    checks.integer("--epochs", args.epochs, least=1)
+    checks.integer("--batch-size", args.batch_size, least=1)
+    checks.integer("--max-length", args.max_length, least=3)  # a token between the special ones
+    checks.integer("--seed", args.seed)
+    if args.learning_rate is not None:
+        checks.number("--learning-rate", args.learning_rate, above=0)
+
+
 def read(args: argparse.Namespace) -> Dataset:
     """The table as labeled texts without duplicates. Raises Refused."""
-    try:  # everything is a string: a text "null" or a label "NA" is no missing value
-        table = pd.read_csv(args.csv, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    # Everything is a string: a text "null" or a label "NA" is no missing value. And no column is an
+    # index, which rows longer than the header would make of the first.
+    options = {"dtype": str, "keep_default_na": False, "index_col": False}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            table = pd.read_csv(args.csv, encoding="utf-8-sig", **options)
     except FileNotFoundError:
         raise Refused(f"there is no file {args.csv}: check the path") from None
     except UnicodeDecodeError:
         raise Refused(f"{args.csv} is not in UTF-8: save it as UTF-8 and try again") from None
-    except (OSError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+    except pd.errors.ParserWarning:
+        raise Refused(
+            f"{args.csv} has rows with more fields than its header: put texts that hold a comma in "
+            "double quotes"
+        ) from None
+    except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
         reason = " ".join(str(error).split())
         raise Refused(f"{args.csv} cannot be read as CSV ({reason}): repair it") from None
     table = table.fillna("")
@@ -117,11 +142,14 @@ def read(args: argparse.Namespace) -> Dataset:
                 f"{len(empty)} rows have nothing in column {column!r}, the first is row "
                 f"{empty[0] + 1} below the header: fill them in or delete them"
             )
-    groups = None if args.group is None else table[args.group]
+    groups = None if args.group is None else table[args.group].to_numpy(object)
     labels = table[args.label].str.strip()
     if labels.nunique() < 2:
         raise Refused(f"column {args.label!r} has fewer than two classes: there is nothing to tell")
-    return labeled(table[args.text], labels, groups, name=args.csv.name, classes=sorted({*labels}))
+    data = labeled(table[args.text], labels, groups, name=args.csv.name, classes=sorted({*labels}))
+    if len(np.unique(data.y)) < 2:
+        raise Refused("without copies, fewer than two classes are left: there is nothing to tell")
+    return data
 
 
 def parts(data: Dataset) -> Split:
@@ -147,8 +175,8 @@ def same_layers(checkpoint: Path | None, tail: nn.Module) -> None:
     """Raises Refused if a checkpoint is of other layers, or has them under other numbers."""
     if checkpoint is None or not checkpoint.exists():
         return
-    with safe_open(checkpoint, framework="pt") as content:
-        stored = {name for name in content.keys() if name.startswith("model:")}  # noqa: SIM118
+    _, tensors = read_checkpoint(checkpoint)
+    stored = {name for name in tensors if name.startswith("model:")}
     frozen = {name for name, p in tail.named_parameters() if not p.requires_grad}
     if stored != {f"model:{name}" for name in tail.state_dict().keys() - frozen}:
         raise Refused(
@@ -172,10 +200,15 @@ def baseline(data: Dataset, rows: Split, metric: Metric, weighted: bool) -> np.n
 
 def interval(
     metric: Metric, y: np.ndarray, ours: np.ndarray, theirs: np.ndarray, groups: np.ndarray
-) -> tuple[float, float]:
-    """95 percent of the differences of two predictions when the test groups are drawn anew."""
-    group = np.unique(groups, return_inverse=True)[1]
-    members = [np.flatnonzero(group == index) for index in range(group.max() + 1)]
+) -> tuple[float, float] | None:
+    """95 percent of the differences of two predictions when the test groups are resampled.
+
+    None for a single group, which says nothing of others.
+    """
+    order = np.argsort(groups, kind="stable")
+    members = np.split(order, np.flatnonzero(groups[order][1:] != groups[order][:-1]) + 1)
+    if len(members) < 2:
+        return None
 
     def gain(drawn: np.ndarray) -> float:
         rows = np.concatenate([members[index] for index in drawn])
@@ -195,45 +228,59 @@ def interval(
 
 
 def run(args: argparse.Namespace, accelerator: Accelerator) -> None:
-    say = accelerator.on_main_process(print)  # the main process alone speaks and writes
+    def say(text: str) -> None:  # the main process alone speaks and writes
+        if accelerator.is_main_process:
+            with suppress(BrokenPipeError):  # nobody listens any more: no reason to lose a model
+                print(text, flush=True)
+
     metric, weighted = METRICS[args.metric], args.metric != "accuracy"
     with one_line(accelerator):
-        if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
-            raise Refused(f"{args.out} is there and not empty: name another --out, or remove it")
+        check_numbers(args)
         data = read(args)
         rows = parts(data)
         model, tokenizer = classifier(args.model, data.classes, seed=args.seed)
         model.to(accelerator.device)
         table, rate = TRAINED[args.train]
         groups = param_groups(model, table(model), args.learning_rate or rate)
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    shares = ", ".join(f"{len(chosen)} {part}" for part, chosen in rows._asdict().items())
-    say(f"{len(data)} different texts in {len(data.classes)} classes: {shares}")
-    say(f"{trained:,} parameters are trained, in {accelerator.num_processes} process(es)")
+        length = min(args.max_length, tokenizer.model_max_length)
+        train, validation, test = (
+            tokenized(tokenizer, data.x[chosen], data.y[chosen], length) for chosen in rows
+        )
+        known = model.get_input_embeddings().num_embeddings
+        if (largest := max(max(ids) for ids in train["input_ids"])) >= known:
+            raise Refused(
+                f"{args.model}: its tokenizer gives token {largest}, but it has {known} "
+                "embeddings: its files do not belong together"
+            )
+    with one_line(accelerator), reserved(args.out, accelerator.is_main_process) as part:
+        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        shares = ", ".join(f"{len(chosen)} {name}" for name, chosen in rows._asdict().items())
+        say(f"{len(data)} different texts in {len(data.classes)} classes: {shares}")
+        for what, count in data.left_out.items():
+            say(f"{count} {what} are left out")
+        counts = np.bincount(data.y)
+        if counts.min() < 10:
+            name, count = data.classes[counts.argmin()], counts.min()
+            say(f"class {name!r} has {count} texts only: what is said of it is a guess")
+        say(f"{trained:,} parameters are trained, in {accelerator.num_processes} process(es)")
+        if cut := sum(len(ids) == length for ids in train["input_ids"]):
+            say(f"{cut} texts to train on reach {length} tokens: what lies beyond is not read")
+        batched = partial(Batches, batch_size=args.batch_size, padding=tokenizer.pad_token_id or 0)
+        tail, test = model, batched(test)
+        if (
+            accelerator.num_processes == 1  # several would each compute all of it
+            and args.train != "all"
+            and model.config.model_type in PREFIX
+        ):
+            tail, train = frozen_prefix(model, train)  # what is frozen is computed once
+            _, validation = frozen_prefix(model, validation)
 
-    length = min(args.max_length, tokenizer.model_max_length)
-    train, validation, test = (
-        tokenized(tokenizer, data.x[chosen], data.y[chosen], length) for chosen in rows
-    )
-    if cut := sum(len(ids) == length for ids in train["input_ids"]):
-        say(f"{cut} texts to train on reach {length} tokens: what lies beyond is not read")
-    batched = partial(Batches, batch_size=args.batch_size, padding=tokenizer.pad_token_id or 0)
-    tail, test = model, batched(test)
-    if (
-        accelerator.num_processes == 1  # several would each compute all of it
-        and args.train != "all"
-        and model.config.model_type in PREFIX
-    ):
-        tail, train = frozen_prefix(model, train)  # what is frozen is computed once
-        _, validation = frozen_prefix(model, validation)
-
-    weights = None
-    if weighted:  # plain accuracy is best served by the classes as they are
-        y = data.y[rows.train]
-        balanced = compute_class_weight("balanced", classes=np.unique(y), y=y)
-        weights = torch.tensor(balanced, dtype=torch.float32)
-    torch.manual_seed(args.seed + accelerator.process_index)  # dropout: masks of its own
-    with one_line(accelerator):
+        weights = None
+        if weighted:  # plain accuracy is best served by the classes as they are
+            y = data.y[rows.train]
+            balanced = compute_class_weight("balanced", classes=np.unique(y), y=y)
+            weights = torch.tensor(balanced, dtype=torch.float32)
+        torch.manual_seed(args.seed + accelerator.process_index)  # dropout: masks of its own
         same_layers(args.checkpoint, tail)
         history = fit(
             tail,
@@ -244,40 +291,121 @@ def run(args: argparse.Namespace, accelerator: Accelerator) -> None:
             metric=metric,
             patience=2,
             checkpoint=args.checkpoint,
+            identity=identity(args, data, rows),
             schedule=warmup_linear(),
             accelerator=accelerator,
         )
+        # Saved before anything else is done: whatever goes wrong from here on, the model is there.
+        if accelerator.is_main_process:
+            model.save_pretrained(part)
+            tokenizer.save_pretrained(part)
     say(history.to_string(index=False, float_format="%.4g"))
+    say(f'Saved. To use it: transformers.pipeline("text-classification", "{args.out}")')
 
     predicted = predict(model, test, accelerator).argmax(-1)  # the one look at the test rows
     if accelerator.is_main_process:
-        y = data.y[rows.test]
-        control = baseline(data, rows, metric, weighted)
-        ours, theirs = metric(y, predicted), metric(y, control)
-        low, high = interval(metric, y, predicted, control, data.groups[rows.test])
-        say(
-            f"Test, {args.metric}: {ours:.3f}; TF-IDF and logistic regression: {theirs:.3f}; "
-            f"difference {100 * (ours - theirs):+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}]"
+        y, groups = data.y[rows.test], data.groups[rows.test]
+        say("Comparing with TF-IDF and logistic regression on the same rows ...")
+        result = {"metric": args.metric, "test": metric(y, predicted)}
+        result |= against(
+            metric, y, predicted, partial(baseline, data, rows, metric, weighted), groups
         )
-        say(
-            "This is one run: the interval counts the chance of the test rows alone. "
-            "Repeat it with --seed 1, 2, ... before you rely on it."
-        )
-        model.save_pretrained(args.out)
-        tokenizer.save_pretrained(args.out)
-        result = {
-            "metric": args.metric,
-            "test": ours,
-            "baseline": theirs,
-            "difference": [ours - theirs, low, high],
-            "rows": {part: len(chosen) for part, chosen in rows._asdict().items()},
+        say(in_words(result))
+        result |= {
+            "rows": {name: len(chosen) for name, chosen in rows._asdict().items()},
             "processes": accelerator.num_processes,
             "options": {name: value for name, value in vars(args).items() if name != "out"},
             "history": history.to_dict("records"),
         }
-        (args.out / "result.json").write_text(json.dumps(result, indent=2, default=str) + "\n")
-        say(f'Saved. To use it: transformers.pipeline("text-classification", "{args.out}")')
+        with one_line(accelerator):
+            (args.out / "result.json").write_text(json.dumps(result, indent=2, default=str) + "\n")
     accelerator.wait_for_everyone()
+
+
+def identity(args: argparse.Namespace, data: Dataset, rows: Split) -> str:
+    """What a checkpoint must have in common with a run that goes on from it."""
+    content = [data.x[rows.train], data.y[rows.train], data.x[rows.validation]]
+    options = [args.model, args.train, args.metric, str(args.max_length), *data.classes]
+    return digest(*options, *content, data.y[rows.validation])
+
+
+def against(
+    metric: Metric,
+    y: np.ndarray,
+    predicted: np.ndarray,
+    control: Callable[[], np.ndarray],
+    groups: np.ndarray,
+) -> dict:
+    """The control's score and the difference with its limits; None for what cannot be said."""
+    try:
+        theirs = control()
+    except ValueError:  # texts without words, such as emoji alone, leave it nothing to count
+        return {"baseline": None, "difference": None}
+    gain = metric(y, predicted) - metric(y, theirs)
+    limits = interval(metric, y, predicted, theirs, groups) or (None, None)
+    return {"baseline": metric(y, theirs), "difference": [gain, *limits]}
+
+
+def in_words(result: dict) -> str:
+    """The result, and what it does not say."""
+    said = f"Test, {result['metric']}: {result['test']:.3f}; TF-IDF and logistic regression: "
+    if result["baseline"] is None:
+        return said + "none, since the texts hold no words to count"
+    gain, low, high = result["difference"]
+    said += f"{result['baseline']:.3f}; difference {100 * gain:+.1f} points "
+    if low is None:
+        return said + "(no interval: all test rows are of one group)"
+    return (
+        said + f"[{100 * low:+.1f}, {100 * high:+.1f}]\n"
+        "This is one run: the interval counts the chance of the test rows alone. "
+        "Repeat it with --seed 1, 2, ... before you rely on it."
+    )
+
+
+@contextmanager
+def reserved(out: Path, main: bool) -> Iterator[Path]:
+    """A folder beside ``out`` to save into, which becomes ``out`` when all is well.
+
+    It is made before the work begins, so that a place that cannot be written to, or that another
+    run writes to, is found at once. Raises Refused.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise Refused(f"{out} is there and not empty: name another --out, or remove it")
+    part = out.with_name(f".{out.name}.part")
+    if not main:
+        yield part
+        return
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if part.exists() and not _alive(part / "process"):
+            shutil.rmtree(part)  # of a run that was killed
+        part.mkdir()  # by one process only
+        (part / "process").write_text(str(os.getpid()))
+    except FileExistsError:
+        raise Refused(f"another run is writing to {out}: name another --out, or wait") from None
+    except OSError as error:
+        raise Refused(f"{out} cannot be written ({error.strerror}): name another --out") from None
+    try:
+        yield part
+        (part / "process").unlink()
+        part.replace(out)
+    except (OSError, SafetensorError) as error:  # such as a full disk
+        reason = " ".join(str(error).split())
+        raise Refused(
+            f"the model could not be saved to {out} ({reason}): make room and run again, with the "
+            "same --checkpoint if you gave one: nothing is trained twice"
+        ) from None
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _alive(note: Path) -> bool:
+    """Whether the process that a file names is running on this machine."""
+    try:
+        os.kill(int(note.read_text()), 0)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 @contextmanager
@@ -285,7 +413,7 @@ def one_line(accelerator: Accelerator) -> Iterator[None]:
     """What the reader can put right is said in one line; exit code 2."""
     try:
         yield
-    except (Refused, AssetError, FileNotFoundError, TrainingError, ValueError) as error:
+    except (Refused, AssetError, OSError, TrainingError, ValueError) as error:
         if accelerator.is_local_main_process:
             print(f"finetune_csv.py: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2) from error
@@ -298,7 +426,20 @@ def main(arguments: list[str] | None = None) -> None:
     accelerator = Accelerator(
         cpu=not torch.accelerator.is_available(), mixed_precision=args.mixed_precision
     )
-    run(args, accelerator)
+    try:
+        run(args, accelerator)
+    except KeyboardInterrupt:
+        kept = (
+            "the model is saved"
+            if args.out.exists() and any(args.out.iterdir())
+            else (
+                f"the same command goes on from {args.checkpoint}"
+                if args.checkpoint and args.checkpoint.exists()
+                else "nothing is kept: with --checkpoint FILE it would go on from there"
+            )
+        )
+        print(f"finetune_csv.py: interrupted; {kept}", file=sys.stderr)
+        raise SystemExit(130) from None
     accelerator.end_training()
 
 

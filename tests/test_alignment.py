@@ -362,7 +362,7 @@ def test_a_discriminator_learns_what_the_features_unlearn():
     truth = torch.tensor([1.0] * 8 + [0.0] * 8)
     telling = F.binary_cross_entropy_with_logits(logits, truth)
     assert loss.item() == pytest.approx((classifying + telling).item(), rel=1e-6)
-    assert logs["strength"] == 0.3
+    assert logs["weight"] == 0.3
     right = ((logits > 0) == truth.bool()).float().mean().item()
     assert logs["domain_accuracy"] == pytest.approx(right)
     found = gradients(model, loss)
@@ -382,7 +382,7 @@ def test_the_schedule_of_dann():
     assert dann_schedule(1) == pytest.approx(np.tanh(5))
     model, batch = WithAuxiliary(MLP([3, 5, 2]), MLP([5, 1])), two_domains()
     batch["progress"] = torch.full((8,), 0.1)
-    assert domain_adversarial("network.1")(model, batch)[1]["strength"] == pytest.approx(
+    assert domain_adversarial("network.1")(model, batch)[1]["weight"] == pytest.approx(
         np.tanh(0.5), abs=1e-6
     )
 

@@ -9,13 +9,6 @@ from tools import build, check, experiments, export
 from tools.source import Book
 
 ROOT = Path(__file__).parents[1]
-# what needs the built book is tested in tests/test_pages.py
-SOURCES = [name for name in check.CHECKS if name != "pages"]
-
-
-@pytest.mark.parametrize("name", SOURCES)
-def test_book(name):
-    assert check.CHECKS[name](Book(ROOT)) == []
 
 
 @pytest.fixture

@@ -9,12 +9,13 @@ import sys
 import time
 from pathlib import Path
 
+import nbformat
 import psutil
 import pytest
 
 import tlbook
 from tools.build import Book
-from tools.run import UNKNOWN_PEAK, fits
+from tools.run import UNKNOWN_PEAK, fits, joined
 
 CHECKOUT = Path(__file__).parents[1]
 HEADER = """---
@@ -121,7 +122,9 @@ def test_only_what_a_change_concerns_is_stale(tmp_path, monkeypatch):
     (root / "results" / "x.json").write_text("1")
     for name in ("one", "two", "three"):
         (root / "tlbook" / f"{name}.py").write_text("value = 1\n")
-    for name in ("assets.py", "assets.toml", "cache.py"):
+    (root / "tlbook" / "sources").mkdir()
+    for name in ("__init__.py", "assets.py", "assets.toml", "cache.py"):
+        name = f"sources/{name}"
         shutil.copyfile(CHECKOUT / "tlbook" / name, root / "tlbook" / name)
     time.sleep(0.05)
     assert reasons(root) == {"a": "new code", "b": "new code"}
@@ -300,9 +303,82 @@ def test_a_rerun_shows_on_every_page_that_names_its_numbers(tmp_path):
     assert shown == {"chapters/a.html": ["1.5", "2.5"], "intro.html": ["1.5", "2.5"]}
     # two reasons for a, one for b, and none for Sphinx to run anything itself
     assert sorted((root / "chapters" / "runs").read_text()) == ["a", "a", "b"]
-    costs = json.loads((root / "results" / "chapters.json").read_text())
+    costs = json.loads((root / "_build" / "chapters.json").read_text())
     assert costs["a"].keys() == {"cpu_seconds", "wall_seconds", "peak_mb", "assets"}
     assert 50 < costs["a"]["peak_mb"] < 2000
+
+
+def test_a_build_leaves_the_tree_clean(tmp_path):
+    root = write(tmp_path, a=chapter("A", "1"))
+    (root / ".gitignore").write_text("_build/\n__pycache__/\n")
+    git = ["git", "-C", str(root), "-c", "user.name=a", "-c", "user.email=a@example.org"]
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "book"]):
+        subprocess.run([*git, *command], check=True)
+    assert build(root)[0] == 0
+    status = subprocess.run([*git, "status", "--porcelain"], capture_output=True, check=True)
+    assert status.stdout == b""
+
+
+def test_prose_with_an_older_time_stamp_is_shown(tmp_path):
+    """As after rsync -a, tar, or cp -p."""
+    root = write(tmp_path, a=chapter("A", "1") + "\nBefore.\n")
+    assert build(root)[0] == 0
+    page, html = root / "chapters" / "a.md", root / "_build" / "html" / "chapters" / "a.html"
+    page.write_text(page.read_text().replace("Before.", "Afterwards."))
+    os.utime(page, (1e9, 1e9))
+    assert build(root)[0] == 0
+    assert "Afterwards." in html.read_text()
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "status", "said"),
+    [
+        ("_build/chapters.json", '{"a": {"peak', 0, "a  "),
+        ("results/chapters.json", '{"a": {"peak', 0, "a  "),
+        ("_build/runs/a.json", "{}", 0, "a (new code)"),
+        ("_build/runs/a.json", '{"key": KEY}', 0, "a damaged report"),
+        ("_build/runs/a.json", '{"key', 0, "a (new code)"),
+        ("_build/.jupyter_cache/global.db", "no database " * 99, 1, "run make clean, then again"),
+    ],
+)
+def test_a_damaged_file_is_made_anew_or_named(tmp_path, file, content, status, said):
+    root = write(tmp_path, a=chapter("A", "1"))
+    assert build(root)[0] == 0
+    key = json.dumps(Book(root).chapters[0].key)
+    (root / file).parent.mkdir(exist_ok=True)
+    (root / file).write_text(content.replace("KEY", key))
+    found, output = build(root)
+    assert found == status and said in output and "Traceback" not in output, output
+
+
+def stream(text: str, name: str = "stdout"):
+    return nbformat.v4.new_output("stream", name=name, text=text)
+
+
+def test_streams_are_joined_as_a_terminal_shows_them():
+    picture = nbformat.v4.new_output("display_data")
+    outputs = [stream("a", "stderr"), stream("1\n"), picture, stream("2"), stream("b", "stderr")]
+    one, two, three = joined(outputs)
+    assert (one.name, one.text, two.name, two.text) == ("stdout", "1\n2", "stderr", "ab")
+    assert three is picture
+    for text, shown in [
+        ("10%\r50%\r99%\ndone", "99%\ndone"),
+        ("line\r\nnext\r\n", "line\nnext\n"),
+        ("abc\b\bd", "ad"),
+        ("\n\bx", "\nx"),
+        ("plain\n", "plain\n"),
+    ]:
+        assert joined([stream(text)])[0].text == shown
+
+
+def test_a_long_line_does_not_hold_up_the_build(tmp_path):
+    """The regular expression of nbclient would take hours for it."""
+    root = write(tmp_path, a=chapter("A", "print('x' * 3_000_000)"))
+    book, began = Book(root), time.process_time()
+    assert book.run(book.chapters, jobs=1) == []
+    assert time.process_time() - began < 20
+    (output,) = book.executed(book.chapters[0]).cells[1].outputs
+    assert output.text == "x" * 3_000_000 + "\n"
 
 
 def test_warnings_fail_every_build_until_they_are_mended(tmp_path):

@@ -8,7 +8,7 @@ from nbformat import v4
 
 from tlbook.evidence import claims
 from tlbook.evidence.effects import Effect
-from tools import ledger
+from tools import ledger, replicate
 
 
 @pytest.fixture
@@ -71,35 +71,81 @@ def chapter(shown, *findings):
 
 @pytest.fixture
 def measured(shown, tmp_path, monkeypatch):
+    """A build that measures these findings; returns what its comparison with the record says."""
     monkeypatch.chdir(tmp_path)
 
     def measure(*findings):
         ledger.collect({"01-a": chapter(shown, *findings)})
-        return ledger.check()
+        return replicate.compare(ledger.load(ledger.RECORD), ledger.load(ledger.MEASURED))
 
     return measure
 
 
-def test_what_was_accepted_passes(measured):
-    assert len(measured(("C2", 0.2, 0.1, "here"))) == 1  # measured, but not on record
+def test_what_was_accepted_is_replicated(measured, capsys):
+    assert [row["remark"] for row in measured(("C2", 0.2, 0.1, "here"))] == ["not on record"]
     ledger.accept()
-    assert measured(("C2", 0.25, 0.1, "here")) == []
+    (row,) = measured(("C2", 0.25, 0.1, "here"))
+    assert row["remark"] == ""
+    assert row["moved"] == pytest.approx(0.05 / (0.2 / 3.92), rel=1e-3)
+    assert replicate.main() == 0
+    assert "1 findings on record were measured again: 0 equal" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
-    ("again", "problem"),
+    ("again", "remark", "said"),
     [
-        (("C2", 0.02, 0.1, "here"), "the verdict was 'supported' and is now 'not shown'"),
-        (("C2", -0.2, 0.1, "here"), "is now 'refuted'"),
-        (("C2", 0.35, 0.1, "here"), "left its interval"),
-        (("C2", 0.2, 0.1, "there"), "on record, but no chapter measures it"),
-        (("C7", 0.2, 0.1, "here"), "measured, but not on record"),
+        (("C2", 0.02, 0.1, "here"), "verdict turned", "now 0.0200 [-0.0800, 0.1200], not shown"),
+        (("C2", -0.2, 0.1, "here"), "verdict turned", "refuted"),
+        (("C2", 0.35, 0.1, "here"), "left its interval", "was 0.2000 [0.1000, 0.3000], supported"),
+        (("C2", 0.2, 0.1, "there"), "not measured", "not on record: C2, 01-a: there"),
+        (("C7", 0.2, 0.1, "here"), "not measured", "not on record: C7, 01-a: here"),
     ],
 )
-def test_what_changed_is_named(measured, again, problem):
+def test_what_changed_is_reported_and_fails_nothing(measured, capsys, again, remark, said):
     measured(("C2", 0.2, 0.1, "here"))
     ledger.accept()
-    assert any(problem in line for line in measured(again))
+    assert measured(again)[0]["remark"] == remark
+    assert replicate.main() == 0
+    out = capsys.readouterr().out
+    assert said in out and f"{remark}: 1" in out
+    assert ledger.check({"01-a": {"C2"}}) == []  # the record is what it was
+
+
+def test_without_a_build_there_is_nothing_to_replicate(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert replicate.main() == 1
+    assert "build the book first" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"verdict": "refuted"}, "'refuted', but the interval says 'supported'"),
+        ({"effect": 0.5}, "the effect lies outside of its interval"),
+        ({"seeds": 1}, "a single run is never a result"),
+        ({"chapter": "02-b"}, "C2, 01-a: stated, not on record"),
+        ({"chapter": "02-b"}, "C2, 02-b: on record, but not stated there"),
+    ],
+)
+def test_a_fault_of_the_record_is_seen(measured, change, problem):
+    measured(("C2", 0.2, 0.1, "here"))
+    ledger.accept()
+    assert ledger.check({"01-a": {"C2"}}) == []
+    record = ledger.load(ledger.RECORD)
+    record["C2"]["findings"][0] |= change
+    ledger.RECORD.write_text(json.dumps(record))
+    assert any(problem in line for line in ledger.check({"01-a": {"C2"}}))
+
+
+def test_a_finding_on_record_twice_and_an_unknown_claim_are_seen(measured):
+    measured(("C2", 0.2, 0.1, "here"))
+    ledger.accept()
+    record = ledger.load(ledger.RECORD)
+    record["C2"]["findings"] *= 2
+    record["C99"] = {"findings": [], "verdict": "not shown"}  # no id
+    ledger.RECORD.write_text(json.dumps(record))
+    problems = " ".join(ledger.check({"01-a": {"C2"}}))
+    assert "twice on record" in problems and "is no claim of the documents" in problems
 
 
 def test_the_ledger_gathers_settings_into_one_verdict(measured):

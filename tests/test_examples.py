@@ -1,6 +1,7 @@
 """examples/finetune_csv.py: what it promises, on a tiny BERT and sentences made up."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -234,7 +235,7 @@ def test_roberta_can_be_cut_too():
 # --- interruptions, processes, precision --------------------------------------------------------
 
 
-def test_a_resumed_run_is_the_straight_run(folder, tmp_path, monkeypatch):
+def test_a_resumed_run_is_the_straight_run(folder, tmp_path, monkeypatch, capsys):
     """With dropout, bit for bit; also where the frozen layers are computed once."""
     options = {"model": "wild", "train": "last2"}
     straight = run(command(folder, tmp_path / "straight", **options))
@@ -254,9 +255,11 @@ def test_a_resumed_run_is_the_straight_run(folder, tmp_path, monkeypatch):
         return counting
 
     monkeypatch.setattr(finetune_csv, "classification", counted)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(SystemExit) as stop:
         run(command(folder, tmp_path / "resumed", **options, **resumable))
-    assert not (tmp_path / "resumed").exists()
+    assert stop.value.code == 130
+    assert "interrupted; the same command goes on from" in capsys.readouterr().err
+    assert {path.name for path in tmp_path.iterdir()} == {"straight", "run.safetensors"}
     calls, stop_at = 0, None
     resumed = run(command(folder, tmp_path / "resumed", **options, **resumable))
     assert calls == 26  # the first epoch is not run again
@@ -332,14 +335,24 @@ def emptied(column):
 
 FAULTS = {
     "rare": (
-        damaged(lambda t: pd.concat([t[t.label == "yes"], t[t.label == "no"][:9]])),
+        damaged(lambda t: pd.concat([t[t.label == "yes"], t[t.label == "no"][:4]])),
         {},
-        "class 'no' has 9 different texts, and 10 are the least: add texts, or",
+        "class 'no' has 4 different texts, and 5 are the least: add texts, or",
     ),
     "copies": (
         damaged(lambda t: t.assign(text="the same, twenty times")[t.label == "no"][:20]),
         {},
         "fewer than two classes",
+    ),
+    "commas": (
+        b"text,label\n" + b"".join(b"Fine, and number %d,pos\n" % row for row in range(30)),
+        {},
+        "rows with more fields than its header: put texts that hold a comma in double quotes",
+    ),
+    "a third column": (
+        b"text,label\n" + b"".join(b"Text %d,pos,train\n" % row for row in range(30)),
+        {},
+        "rows with more fields than its header",
     ),
     "column": (damaged(lambda t: t), {"text": "body"}, "no column 'body' in"),
     "semicolons": (
@@ -422,3 +435,189 @@ def test_a_checkpoint_with_other_numbers_of_layers_is_refused(
         run(command(folder, tmp_path / "one", **options))
     capsys.readouterr()
     refused(capsys, "go on as it began", *command(folder, tmp_path / "two", **options))
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("epochs", 0, "--epochs=0 must be a whole number, at least 1"),
+        ("batch-size", 0, "--batch-size=0"),
+        ("batch-size", -1, "--batch-size=-1"),
+        ("learning-rate", 0, "--learning-rate=0.0 must be a finite number, above 0"),
+        ("learning-rate", -1, "--learning-rate=-1.0"),
+        ("learning-rate", "nan", "--learning-rate=nan"),
+        ("max-length", 0, "--max-length=0 must be a whole number, at least 3"),
+        ("max-length", -5, "--max-length=-5"),
+        ("seed", -1, "--seed=-1"),
+    ],
+)
+def test_a_number_out_of_range_is_refused_at_once(folder, tmp_path, capsys, option, value, message):
+    refused(capsys, message, *command(folder, tmp_path / "out", **{option: value}))
+
+
+def test_the_embeddings_must_know_the_tokens(folder, tmp_path, capsys):
+    small = BertConfig(vocab_size=200, hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
+    BertModel(small).save_pretrained(tmp_path / "small")
+    load("minilm-l6").tokenizer.save_pretrained(tmp_path / "small")
+    message = "gives token .*, but it has 200 embeddings"
+    refused(capsys, message, *command(folder, tmp_path / "out", model=tmp_path / "small"))
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "folder", "text"])
+def test_a_damaged_checkpoint_is_named(folder, tmp_path, capsys, damage):
+    file = tmp_path / "run.safetensors"
+    run(command(folder, tmp_path / "one", epochs=1, checkpoint=file))
+    whole = file.read_bytes()
+    file.unlink()
+    if damage == "folder":
+        file.mkdir()
+    else:
+        file.write_bytes({"empty": b"", "cut": whole[:1000], "text": b"no checkpoint"}[damage])
+    capsys.readouterr()
+    message = "is no checkpoint, or a damaged one .*: remove it, or name another file"
+    refused(capsys, message, *command(folder, tmp_path / "two", epochs=1, checkpoint=file))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda t: t.assign(text=t.text.str.replace("says", "claims")),
+        lambda t: t.sample(frac=1, random_state=0),
+        lambda t: t.assign(label=t.label.map({"yes": "warm", "no": "cold"})),
+        lambda t: t.assign(label=np.where(np.arange(len(t)) % 5 == 0, "third", t.label)),
+        {"metric": "accuracy"},
+        {"max-length": 32},
+    ],
+)
+def test_a_checkpoint_of_other_data_or_settings_is_refused(folder, tmp_path, capsys, change):
+    """With other texts, their order, other names or numbers of classes, metric, or length."""
+    options = {"epochs": 1, "checkpoint": tmp_path / "run.safetensors"}
+    run(command(folder, tmp_path / "one", **options))
+    capsys.readouterr()
+    arguments = command(folder, tmp_path / "two", **options)
+    if isinstance(change, dict):
+        arguments += [part for name, value in change.items() for part in (f"--{name}", str(value))]
+    else:
+        change(sentences()).to_csv(tmp_path / "texts.csv", index=False)
+        arguments[0] = str(tmp_path / "texts.csv")
+    refused(capsys, "belongs to another run", *arguments)
+
+
+# --- nothing is lost ----------------------------------------------------------------------------
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_what_fails_after_training_does_not_cost_the_model(folder, tmp_path, monkeypatch):
+    def fails(*arguments):
+        raise RuntimeError("after training")
+
+    monkeypatch.setattr(finetune_csv, "predict", fails)
+    with pytest.raises(RuntimeError, match="after training"):
+        run(command(folder, tmp_path / "out", epochs=1))
+    assert {"model.safetensors", "config.json", "tokenizer.json"} <= names(tmp_path / "out")
+
+
+def test_one_group_to_test_on_gives_no_interval(folder, tmp_path, capsys, monkeypatch):
+    table = sentences()
+    table["author"] = [f"author {row % 5}" for row in range(len(table))]
+    table.to_csv(tmp_path / "texts.csv", index=False)
+    arguments = command(folder, tmp_path / "out", group="author", epochs=1)
+    done = run([str(tmp_path / "texts.csv"), *arguments[1:]])
+    gain, low, high = done["difference"]
+    assert low is high is None and gain == pytest.approx(done["test"] - done["baseline"])
+    assert "no interval: all test rows are of one group" in capsys.readouterr().out
+
+
+def test_texts_without_words_have_no_baseline(folder, tmp_path, capsys):
+    faces = [chr(0x1F600 + row) * (1 + row % 3) for row in range(60)]
+    table = pd.DataFrame({"text": faces, "label": ["yes", "no"] * 30})
+    table.to_csv(tmp_path / "texts.csv", index=False)
+    arguments = command(folder, tmp_path / "out", epochs=1)
+    done = run([str(tmp_path / "texts.csv"), *arguments[1:]])
+    assert done["baseline"] is None and 0 <= done["test"] <= 1
+    assert "none, since the texts hold no words to count" in capsys.readouterr().out
+
+
+def test_a_class_of_seven_texts_is_enough(folder, tmp_path, capsys):
+    table = sentences()
+    rare = table[table.label == "no"][:7].assign(label="grain")
+    pd.concat([table, rare.assign(text=rare.text + " Grain.")]).to_csv(tmp_path / "texts.csv")
+    arguments = command(folder, tmp_path / "out", epochs=1)
+    done = run([str(tmp_path / "texts.csv"), *arguments[1:]])
+    assert 0 <= done["test"] <= 1
+    assert "class 'grain' has 7 texts only" in capsys.readouterr().out
+
+
+def test_a_place_that_cannot_be_written_to_is_found_before_training(
+    folder, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(finetune_csv, "fit", None)
+    (tmp_path / "file").write_text("in the way")
+    refused(capsys, "cannot be written", *command(folder, tmp_path / "file" / "below" / "out"))
+    message = "is there and not empty"
+    refused(capsys, message, *command(folder, tmp_path / "file"))
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(folder, tmp_path, capsys, monkeypatch):
+    def full(self, place, **options):
+        (Path(place) / "config.json").write_text("half a folder")
+        raise OSError(28, "No space left on device")
+
+    options = {"epochs": 1, "checkpoint": tmp_path / "run.safetensors"}
+    with monkeypatch.context() as patch:
+        patch.setattr("transformers.PreTrainedModel.save_pretrained", full)
+        refused(
+            capsys,
+            r"could not be saved to .*No space left on device.*make room and run again",
+            *command(folder, tmp_path / "out", **options),
+        )
+    assert names(tmp_path) == {"run.safetensors"}
+    assert 0 <= run(command(folder, tmp_path / "out", **options))["test"] <= 1
+
+
+def test_two_runs_do_not_write_to_one_folder(folder, tmp_path, capsys):
+    part = tmp_path / ".out.part"
+    part.mkdir()
+    (part / "process").write_text(str(os.getpid()))  # alive
+    refused(capsys, "another run is writing to", *command(folder, tmp_path / "out", epochs=1))
+    ended = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True
+    )
+    (part / "process").write_bytes(ended.stdout)  # killed before it could clean up
+    run(command(folder, tmp_path / "out", epochs=1))
+    assert names(tmp_path) == {"out"} and "process" not in names(tmp_path / "out")
+
+
+def test_a_closed_pipe_does_not_cost_the_model(folder, tmp_path):
+    """As under ``| head -1``: the reader goes after the first line."""
+    process = subprocess.Popen(
+        [sys.executable, str(SCRIPT), *command(folder, tmp_path / "out", epochs=1)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    process.stdout.readline()
+    process.stdout.close()
+    error = process.stderr.read().decode()
+    assert process.wait(timeout=300) == 0 and "Traceback" not in error, error
+    assert (tmp_path / "out" / "result.json").exists()
+
+
+def test_a_book_in_a_cell_costs_little_and_changes_nothing():
+    tokenizer = load("minilm-l6").tokenizer
+    rng = np.random.default_rng(0)
+    words = np.array([*WORDS["yes"], *THINGS, "antidisestablishmentarianism", "12,5", "好"])
+    book = " ".join(rng.choice(words, 200_000)) + "\n" + " " * 9000 + "end"
+    blank = " " * 90_000 + "a text after much white space"
+    texts = ["short", book, blank, "x" * 50_000]
+    expected = tokenizer(texts, truncation=True, max_length=64)["input_ids"]
+    seen = []
+
+    def watching(given, **options):
+        seen.extend([given] if isinstance(given, str) else given)
+        return tokenizer(given, **options)
+
+    assert tokenized(watching, texts, max_length=64)["input_ids"] == expected
+    assert max(len(text) for text in seen if text[0] not in " x") < 10_000

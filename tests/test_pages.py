@@ -50,14 +50,6 @@ def sample(tmp_path):
     return root
 
 
-@pytest.mark.skipif(
-    not (ROOT / "_build" / "html" / "index.html").exists(),
-    reason="the book is not built: `make book` builds it, and `make check` checks its pages",
-)
-def test_pages_of_the_built_book():
-    assert check.pages(Book(ROOT)) == []
-
-
 def test_good_pages_pass(sample):
     assert check.pages(Book(sample)) == []
 

@@ -26,7 +26,7 @@ from tlbook.methods.pretraining import METHODS, pretrain, representation
 from tlbook.methods.selfsupervised import hidden_patches
 
 ALL = [*METHODS, "GAN"]
-TINY = {"epochs": 2, "dimension": 16, "width": 4, "size": 8, "lr": 1e-3, "progress": False}
+TINY = {"epochs": 2, "dimension": 16, "width": 4, "batch_size": 8, "lr": 1e-3, "progress": False}
 
 
 @pytest.fixture(autouse=True)
@@ -173,7 +173,7 @@ def test_a_gan_is_its_loop_written_out():
 def test_losses_fall(method, seed):
     images, labels = squares(64, 0, side=16 if method == "masked" else 8)
     given = [labels] if method == "supervised" else []
-    options = TINY | {"epochs": 12, "size": 16, "lr": 1e-2, "seed": seed}
+    options = TINY | {"epochs": 12, "batch_size": 16, "lr": 1e-2, "seed": seed}
     losses = pretrain(method, images, *given, **options).losses
     assert losses.shape == (12,)
     assert losses[-3:].mean() < (0.95 if method == "SimCLR" else 0.7) * losses[0]
@@ -183,7 +183,7 @@ def test_losses_fall(method, seed):
 def test_a_gan_neither_diverges_nor_collapses(seed):
     """The generator learns both kinds of colors, and none of the two players wins."""
     images, _ = squares(128, seed)
-    options = {"epochs": 40, "dimension": 32, "width": 8, "size": 16, "progress": False}
+    options = {"epochs": 40, "dimension": 32, "width": 8, "batch_size": 16, "progress": False}
     found = pretrain("GAN", images, seed=seed, **options)
     assert np.isfinite(found.losses).all()
     assert 0.8 < found.losses[-20:].mean() < 1.6  # 2 log 2 = 1.39 by guessing
@@ -225,7 +225,7 @@ def test_true_labels_teach_and_shuffled_ones_do_not():
     """Three seeds: a linear probe on 20 images tells the direction of stripes."""
     images, labels = stripes(384, 0)
     test = stripes(600, 1)
-    options = {"epochs": 10, "dimension": 32, "width": 8, "size": 64, "lr": 1e-2}
+    options = {"epochs": 10, "dimension": 32, "width": 8, "batch_size": 64, "lr": 1e-2}
     scores = []
     for seed in range(3):
         few = stripes(20, 2 + seed)

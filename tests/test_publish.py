@@ -1,13 +1,17 @@
 """A published classifier: read by transformers alone, with a card that says what must be said."""
 
+import ast
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from bs4 import BeautifulSoup
 from huggingface_hub import ModelCard
+from markdown_it import MarkdownIt
 
 from tlbook import data
 from tlbook.evidence.effects import Effect
@@ -81,10 +85,52 @@ def test_the_card_is_what_the_hub_reads(published):
         "nobody (2026)",
         "one seed, 3",
         "English film reviews only.",
-        "classify(\"a 'film' number 10\")",
+        'classify("A text like yours.")',
     ):
         assert words in card.text
     assert "More Information Needed" not in card.text
+
+
+def test_no_text_of_the_data_is_in_the_card(published):
+    content = (published[0] / "README.md").read_text()
+    assert not [text for text in REVIEWS.x if text in content or text.replace('"', "'") in content]
+
+
+HOSTILE = (
+    'a | b <script>alert("x")</script> `code` [link](javascript:x) *star* # 1. \n\n```\n# head'
+)
+
+
+def test_what_users_give_stays_text():
+    """Rendered as the hub does it, by CommonMark with tables, HTML allowed."""
+    given = replace(
+        REVIEWS, name=HOSTILE, classes=(HOSTILE, "no"), license=HOSTILE, citation=HOSTILE
+    )
+    about = ABOUT | {"data": given, "settings": HOSTILE, "limits": HOSTILE, "base": HOSTILE}
+    about |= {
+        "scores": {HOSTILE: Effect(0.75, 0.7, 0.8, 5)},
+        "summary": HOSTILE,
+        "example": HOSTILE,
+    }
+    card = publish.model_card("someone/toy", **about)
+    html = MarkdownIt("commonmark", {"html": True}).enable("table").render(card.text)
+    page = BeautifulSoup(html, "html.parser")
+    assert not page.find_all(["script", "a", "em"])
+    assert [heading.text for heading in page.find_all("h1")] == ["someone/toy"]
+    assert len(page.find_all("tr")) == 2 and len(page.find_all("td")) == 4
+    shown = " ".join(HOSTILE.split())
+    assert page.find("td").text == shown
+    assert all(any(shown in part.text for part in page.find_all(tag)) for tag in ("p", "li"))
+    (code,) = page.find_all("pre")
+    called = ast.parse(code.text).body[-1].value.args[0].value
+    assert called == shown  # one string, whatever is in it
+    assert card.data.eval_results[0].dataset_name == HOSTILE
+
+
+@pytest.mark.parametrize("text", ["# head", "1. one", "- item", "+ item", "--- rule", "> quote"])
+def test_a_text_begins_no_block(text):
+    (paragraph,) = BeautifulSoup(MarkdownIt().render(publish.plain(text)).strip(), "html.parser")
+    assert paragraph.name == "p" and paragraph.text == text
 
 
 @pytest.mark.parametrize("missing", ["base", "scores", "settings", "limits", "license"])

@@ -33,9 +33,14 @@ def main(arguments: list[str] | None = None) -> int:
     add_models(commands)
     options = parser.parse_args(arguments)
     try:
-        return options.run(options)
+        status = options.run(options)
+        sys.stdout.flush()  # here, where a pipe that was closed can be caught
+        return status
     except (assets.AssetError, FileNotFoundError, ValueError) as error:
         return fail(error)
+    except BrokenPipeError:  # as under `| head`: the rest of the output goes nowhere, in silence
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except KeyboardInterrupt:
         return fail("Interrupted; what was complete is kept.")
 

@@ -27,6 +27,7 @@ from myst_nb.core.read import is_myst_markdown_notebook, read_myst_markdown_note
 from myst_parser.config.main import MdParserConfig
 from nbformat import NotebookNode
 from sphinx_external_toc.parsing import parse_toc_yaml
+from sqlalchemy.exc import DatabaseError
 
 from tlbook.sources import assets
 from tools import ledger
@@ -48,8 +49,8 @@ class Book:
         )
         self.cache = get_cache(root / "_build" / ".jupyter_cache")
         self.one_writer = threading.Lock()
-        self.costs_file = root / "results" / "chapters.json"
-        self.costs = json.loads(self.costs_file.read_text()) if self.costs_file.exists() else {}
+        # What chapters took on this machine, or, for those that never ran here, on record
+        self.costs = load(root / ledger.COSTS) | load(root / ledger.MEASURED_COSTS)
         self.pages = [root / page for page in parse_toc_yaml(root / "_toc.yml")]
         self.chapters = [chapter for page in self.pages if (chapter := self.chapter(page))]
 
@@ -87,9 +88,12 @@ class Book:
     def stale(self, chapter: Chapter) -> str | None:
         """Why the chapter has to run, if it has to."""
         report = self.last_run(chapter)
-        if report is None or report["key"] != chapter.key:
+        if report is None or report.get("key") != chapter.key:
             return "new code"
-        return changed(report, self.root)
+        try:
+            return changed(report, self.root)
+        except (AttributeError, KeyError, TypeError):
+            return "a damaged report of its last run"
 
     def run(self, chapters: list[Chapter], jobs: int) -> list[ChapterError]:
         """Run chapters, keep what ended well; the errors of the others."""
@@ -117,7 +121,7 @@ class Book:
                 check_validity=False,
                 overwrite=True,
             )
-            self.report_file(chapter).write_text(json.dumps(report, indent=1))
+            write(self.report_file(chapter), json.dumps(report, indent=1))
 
     def write_costs(self, ran: list[Chapter]) -> None:
         """Note what running the chapters took, to two digits, so that few lines change."""
@@ -127,8 +131,24 @@ class Book:
                 self.costs[chapter.name] = costs | {"assets": sorted(report["assets"])}
         names = {chapter.name for chapter in self.chapters}
         costs = {name: row for name, row in sorted(self.costs.items()) if name in names}
-        self.costs_file.parent.mkdir(exist_ok=True)
-        self.costs_file.write_text(json.dumps(costs, indent=1) + "\n")
+        write(self.root / ledger.MEASURED_COSTS, json.dumps(costs, indent=1) + "\n")
+
+
+def load(file: Path) -> dict:
+    """A JSON object from a file; an empty one where there is none, or no whole one."""
+    try:
+        content = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def write(file: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(f"{file.name}.part")
+    part.write_text(text, "utf-8")
+    part.replace(file)
 
 
 def changed(report: dict, root: Path) -> str | None:
@@ -218,6 +238,7 @@ def write_pages(book: Book) -> int:
     """Turn the pages into HTML, where any warning is an error; the exit status."""
     output = book.root / "_build"
     remove_old_pages(book)
+    forget_changed_pages(book)
     # A page that Sphinx does not read again warns no more. So after a build that did not end
     # well (warnings, Ctrl-C, anything) it reads all of them again.
     unfinished = output / ".doctrees" / "unfinished"
@@ -254,6 +275,20 @@ def remove_old_pages(book: Book) -> None:
         shutil.rmtree(book.root / "_build" / ".doctrees", ignore_errors=True)
 
 
+def forget_changed_pages(book: Book) -> None:
+    """Have Sphinx read again each page whose text changed, whatever its time stamp says.
+
+    Sphinx looks at times alone, and a file from an archive or another machine may be older than
+    the page that was made of what it replaces.
+    """
+    known = book.root / "_build" / "pages.json"
+    was, now = load(known), {str(p.relative_to(book.root)): digest(p) for p in book.pages}
+    for name in (name for name in now if was.get(name) != now[name]):
+        doctree = (book.root / "_build" / ".doctrees" / name).with_suffix(".doctree")
+        doctree.unlink(missing_ok=True)
+    write(known, json.dumps(now, indent=1))
+
+
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """Hold the build folder; where another process holds it, say which and wait."""
@@ -284,6 +319,10 @@ def main() -> int:
     try:
         with alone(root / "_build"):
             return build(root, **vars(arguments))
+    except (DatabaseError, FileNotFoundError) as error:  # damaged, or removed while it was in use
+        reason = str(error).splitlines()[0]
+        print(f"_build is damaged ({reason}): run make clean, then again", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("\nInterrupted. The chapters that had finished are kept.", file=sys.stderr)
         return 130

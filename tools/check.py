@@ -42,9 +42,12 @@ def exports(book: Book) -> list[str]:
 
 
 def record(book: Book) -> list[str]:
-    """The claims ledger holds what was measured."""
+    """The claims ledger is well-formed, and about the findings that the chapters state."""
+    stated: dict[str, set[str]] = {path.stem: set() for path in book.chapters}
+    for path, found in cells(book):
+        stated[path.stem] |= set(re.findall(r"\bfinding\(\s*[\"'](C\d+)[\"']", found.body))
     with chdir(book.root):
-        return ledger.check()
+        return ledger.check(stated)
 
 
 def links(book: Book) -> list[str]:

@@ -2,9 +2,10 @@
 
 Chapters state findings (:func:`tlbook.evidence.claims.finding`). The build gathers them from the
 executed notebooks into ``_build/claims.json``; ``results/claims.json`` is the committed record. The
-check compares the two, and ``python -m tools.ledger`` accepts what was measured as the new record.
-The README's figure, the tables behind figures (:func:`tlbook.evidence.claims.keep_table`) and the table
-of methods (:func:`tlbook.evidence.claims.method`) go the same way.
+check reads the record alone, ``python -m tools.replicate`` compares the two, and ``python -m
+tools.ledger`` accepts what was measured as the new record. What chapters cost, the README's figure,
+the tables behind figures (:func:`tlbook.evidence.claims.keep_table`) and the table of methods
+(:func:`tlbook.evidence.claims.method`) go the same way.
 """
 
 import json
@@ -18,6 +19,9 @@ from tlbook.evidence.claims import FINDING, METHOD, TABLE, table
 
 MEASURED = Path("_build/claims.json")
 RECORD = Path("results/claims.json")
+#: What running each chapter took, as measured here and on record.
+MEASURED_COSTS = Path("_build/chapters.json")
+COSTS = Path("results/chapters.json")
 #: The README's figure: the output of the cell tagged ``readme-figure``, as measured and on record.
 MEASURED_FIGURE = Path("_build/readme-figure.svg")
 FIGURE = Path("results/figures/five-minutes.svg")
@@ -75,35 +79,41 @@ def overall(findings: list[dict]) -> str:
     return "supported only when: " + "; ".join(settings["supported"])
 
 
-def check() -> list[str]:
-    """Problems of the record: a claim nobody made, a flipped verdict, an effect that moved."""
-    record = _load(RECORD)
-    problems = [
-        f"{RECORD}: {claim} is no claim of the documents"
-        for claim in record
-        if claim not in table()["claims"]
-    ]
-    if not MEASURED.exists():
-        return problems
-    was, now = _by_setting(record), _by_setting(_load(MEASURED))
-    for key in sorted(was.keys() | now.keys()):
-        name = "{}, {}: {}".format(*key)
-        if key not in was:
-            problems.append(f"{name}: measured, but not on record")
-        elif key not in now:
-            problems.append(f"{name}: on record, but no chapter measures it")
-        elif was[key]["verdict"] != now[key]["verdict"]:
-            problems.append(
-                f"{name}: the verdict was {was[key]['verdict']!r} and is now "
-                f"{now[key]['verdict']!r}"
-            )
-        else:
-            low, high = was[key]["interval"]
-            if not low <= now[key]["effect"] <= high:
+def check(stated: Mapping[str, set[str]]) -> list[str]:
+    """Problems of the record: of its form, and where it and the chapters' code disagree.
+
+    ``stated`` holds the claims that each chapter's code states findings about. What a build on
+    this machine measured plays no part: :mod:`tools.replicate` looks at that.
+    """
+    record, problems = load(RECORD), []
+    on_record: dict[str, set[str]] = {chapter: set() for chapter in stated}
+    for claim, row in record.items():
+        if claim not in table()["claims"]:
+            problems.append(f"{claim} is no claim of the documents")
+        seen = set()
+        for finding in row["findings"]:
+            name = f"{claim}, {finding['chapter']}: {finding['setting']}"
+            low, high = finding["interval"]
+            verdict = "supported" if low > 0 else "refuted" if high < 0 else "not shown"
+            if not low <= finding["effect"] <= high:
+                problems.append(f"{name}: the effect lies outside of its interval")
+            if finding["verdict"] != verdict:
                 problems.append(
-                    f"{name}: the effect {now[key]['effect']} left its interval [{low}, {high}]"
+                    f"{name}: {finding['verdict']!r}, but the interval says {verdict!r}"
                 )
-    return [f"{problem} (look into it; `make ledger` accepts it)" for problem in problems]
+            if finding["seeds"] < 2:
+                problems.append(f"{name}: a single run is never a result")
+            if (key := (finding["chapter"], finding["setting"])) in seen:
+                problems.append(f"{name}: twice on record")
+            seen.add(key)
+            on_record.setdefault(finding["chapter"], set()).add(claim)
+        if row["findings"] and row["verdict"] != overall(row["findings"]):
+            problems.append(f"{claim}: its verdict is not that of its findings")
+    for chapter, claims in sorted(on_record.items()):
+        for claim in sorted(claims ^ stated.get(chapter, set())):
+            what = "on record, but not stated there" if claim in claims else "stated, not on record"
+            problems.append(f"{claim}, {chapter}: {what} (`make book`, then `make ledger`)")
+    return [f"{RECORD}: {problem}" for problem in problems]
 
 
 def accept() -> None:
@@ -112,7 +122,9 @@ def accept() -> None:
         raise SystemExit(f"{MEASURED} does not exist: build the book first (make book)")
     RECORD.parent.mkdir(exist_ok=True)
     RECORD.write_text(MEASURED.read_text())
-    print(f"{RECORD}: {len(_load(RECORD))} claims on record")
+    if MEASURED_COSTS.exists():
+        COSTS.write_text(MEASURED_COSTS.read_text())
+    print(f"{RECORD}: {len(load(RECORD))} claims on record")
     if MEASURED_FIGURE.exists():
         FIGURE.parent.mkdir(exist_ok=True)
         FIGURE.write_text(MEASURED_FIGURE.read_text())
@@ -163,7 +175,7 @@ def _row(chapter: str, data: dict) -> dict:
     }
 
 
-def _by_setting(ledger: dict) -> dict[tuple[str, str, str], dict]:
+def by_setting(ledger: dict) -> dict[tuple[str, str, str], dict]:
     return {
         (claim, finding["chapter"], finding["setting"]): finding
         for claim, row in ledger.items()
@@ -171,7 +183,7 @@ def _by_setting(ledger: dict) -> dict[tuple[str, str, str], dict]:
     }
 
 
-def _load(path: Path) -> dict:
+def load(path: Path) -> dict:
     return json.loads(path.read_text()) if path.exists() else {}
 
 

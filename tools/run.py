@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import psutil
@@ -132,7 +133,8 @@ def run(chapter: Chapter, root: Path, threads: int, timeout: int | None) -> dict
         timeout=timeout,
         startup_timeout=180,
         shutdown_kernel="immediate",
-        coalesce_streams=True,
+        # Ours, below: that of nbclient takes time quadratic in the length of a line
+        coalesce_streams=False,
         # times in the metadata of cells would change the key in the cache
         record_timing=False,
         resources={"metadata": {"path": str(chapter.path.parent)}},
@@ -162,9 +164,50 @@ def run(chapter: Chapter, root: Path, threads: int, timeout: int | None) -> dict
         last = "\n".join(log.read_text(errors="replace").splitlines()[-20:])
         died = f"The kernel died ({error}). Out of memory? Its last words:\n{last}"
         raise ChapterError(_where(chapter, died)) from None
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = joined(cell.outputs)
     if not any(cell.get("execution_count") for cell in notebook.cells):
         raise ChapterError(f"{chapter.name} ran no code cell. It has none, or all are skipped.")
     return report | {"key": chapter.key, "wall_seconds": time.monotonic() - began}
+
+
+def joined(outputs: list[NotebookNode]) -> list[NotebookNode]:
+    """Outputs with all text of a stream in one, in the place of its first, as a terminal shows it.
+
+    That is what nbclient's ``coalesce_streams`` does, in time that grows as the text does.
+    """
+    kept, texts = [], {}
+    for output in outputs:
+        if output.output_type != "stream":
+            kept.append(output)
+        elif output.name in texts:
+            texts[output.name].append(output.text)
+        else:
+            texts[output.name] = [output.text]
+            kept.append(output)
+    for output in kept:
+        if output.output_type == "stream":
+            output.text = as_shown("".join(texts[output.name]))
+    # The two streams arrive in no certain order
+    for i, (one, other) in enumerate(pairwise(kept)):
+        if (one.get("name"), other.get("name")) == ("stderr", "stdout"):
+            kept[i : i + 2] = other, one
+    return kept
+
+
+def as_shown(text: str) -> str:
+    """Text after its backspaces, and with what follows the last carriage return of each line."""
+    if "\b" in text:
+        shown: list[str] = []
+        for sign in text:
+            if sign != "\b":
+                shown.append(sign)
+            elif shown and shown[-1] != "\n":
+                shown.pop()
+        text = "".join(shown)
+    lines = text.replace("\r\n", "\n").split("\n")
+    return "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in lines)
 
 
 def _environment(root: Path, threads: int) -> dict[str, str]:

@@ -190,7 +190,8 @@ def _is_ragged(column) -> bool:
 
 def tokenized(tokenizer, texts: Sequence[str], labels=None, max_length: int = 256) -> dict:
     """Columns for :class:`Batches` from texts: ``input_ids`` of different lengths, ``labels``."""
-    ids = tokenizer(list(texts), truncation=True, max_length=max_length)["input_ids"]
+    beginnings = [_beginning(tokenizer, text, max_length) for text in texts]
+    ids = tokenizer(beginnings, truncation=True, max_length=max_length)["input_ids"]
     return {"input_ids": ids} | ({} if labels is None else {"labels": np.asarray(labels)})
 
 
@@ -206,3 +207,18 @@ def pixels(images: np.ndarray) -> torch.Tensor:
         )
     # A copy, which may be written to: arrays shared among processes are read-only
     return torch.tensor(images).permute(0, 3, 1, 2).float().div(255).contiguous()
+
+
+def _beginning(tokenizer, text: str, max_length: int) -> str:
+    """As much of a long text as fills ``max_length`` tokens, so that a book in a cell costs little.
+
+    It is cut at white space, where tokenizers cut as well, so the tokens are those of the whole.
+    """
+    length = 100 * max_length
+    while length < len(text):
+        cut = next((i for i in range(length, len(text)) if text[i].isspace()), len(text))
+        ids = tokenizer(text[:cut], truncation=True, max_length=max_length)["input_ids"]
+        if len(ids) == max_length:
+            return text[:cut]
+        length = 4 * cut
+    return text

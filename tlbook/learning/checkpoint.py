@@ -3,13 +3,14 @@
 import json
 import math
 import random
+import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 from torch.optim import Optimizer
@@ -51,25 +52,31 @@ class State:
         state = vars(self) | {"best": None, "groups": moments["param_groups"]}
         state |= {"python": random.getstate(), "numpy": _numpy_state()}
         file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=file.parent, prefix=".part-") as part:
+        for left in file.parent.glob(f".part-{file.name}-*"):
+            shutil.rmtree(left, ignore_errors=True)  # of a run that was killed while it wrote
+        with tempfile.TemporaryDirectory(dir=file.parent, prefix=f".part-{file.name}-") as part:
             whole = Path(part, "checkpoint")
             save_file(_copy(tensors), whole, metadata={"state": json.dumps(state)})
             whole.replace(file)
 
     def load(self, file: Path, model: nn.Module, optimizer: Optimizer) -> None:
-        with safe_open(file, framework="pt") as content:
-            state = json.loads(content.metadata()["state"])
-            tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
-        if state["run"] != self.run:
+        state, tensors = read(file)
+        other = "remove it, or name another file"
+        if differing := [key for key in self.run if state["run"].get(key) != self.run[key]]:
             raise ValueError(
-                f"{file} belongs to another run ({state['run']}, now {self.run}): "
-                "remove it, or name another file"
+                f"{file} belongs to another run, with other {' and '.join(differing)} (content: "
+                f"data, classes or settings): {other}"
             )
-        weights = _part(tensors, "model:")
-        if other := weights.keys() ^ _own(model).keys():
+        weights, own = _part(tensors, "model:"), _own(model)
+        if names := weights.keys() ^ own.keys():
             raise ValueError(
-                f"{file} belongs to another run (which trained other layers, such as "
-                f"{min(other)}): remove it, or name another file"
+                f"{file} belongs to another run, which trained other layers, such as "
+                f"{min(names)}: {other}"
+            )
+        if shapes := [name for name in own if own[name].shape != weights[name].shape]:
+            raise ValueError(
+                f"{file} belongs to another run, where {shapes[0]} has the shape "
+                f"{tuple(weights[shapes[0]].shape)} and here {tuple(own[shapes[0]].shape)}: {other}"
             )
         groups, python, legacy = (state.pop(name) for name in ("groups", "python", "numpy"))
         vars(self).update(state | {"best": _part(tensors, "best:")})
@@ -86,6 +93,25 @@ class State:
         np.random.set_state(  # noqa: NPY002 - the legacy generator is part of the state to restore
             (legacy[0], np.array(legacy[1], dtype=np.uint32), *legacy[2:])
         )
+
+
+def read(file: Path) -> tuple[dict, dict[str, torch.Tensor]]:
+    """Read a checkpoint: its state and its tensors.
+
+    Raises
+    ------
+    ValueError
+        The file is no checkpoint, or not whole.
+    """
+    try:
+        with safe_open(file, framework="pt") as content:
+            tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
+            return json.loads(content.metadata()["state"]), tensors
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"{file} is no checkpoint, or a damaged one ({reason}): remove it, or name another file"
+        ) from error
 
 
 def _numpy_state() -> list:

@@ -24,10 +24,12 @@ from torch import nn
 from torch.optim import Optimizer
 from tqdm.auto import tqdm
 
+from tlbook import checks
 from tlbook.learning.batches import Batch, Batches
 from tlbook.learning.checkpoint import State
 from tlbook.learning.freezing import eval_mode, train_mode
 from tlbook.learning.protocol import Loss, logits_of, needs_whole
+from tlbook.sources.cache import digest
 
 
 class TrainingError(RuntimeError):
@@ -104,11 +106,16 @@ def steps(
 
     Raises
     ------
-    ValueError : the loss needs whole batches (``loss_fn.whole``), but ``accumulate`` or several
+    ValueError : an argument out of range; the optimizer holds parameters of another model, or none
+        that is trained; or the loss needs whole batches (``loss_fn.whole``), but ``accumulate`` or several
         processes would divide them
     TrainingError : the loss is not finite; nothing was updated by it
     """
     accelerator = accelerator or Accelerator()
+    checks.integer("accumulate", accumulate, least=1)
+    if clip is not None:
+        checks.number("clip", clip, above=0)
+    check_optimizer(model, optimizer)
     whole, clip = needs_whole(loss_fn), getattr(loss_fn, "clip", clip)
     if whole and (accumulate > 1 or accelerator.num_processes > 1):
         raise ValueError(
@@ -145,6 +152,28 @@ def steps(
         optimizer.step()
         optimizer.zero_grad()
         yield Step(index, mean_loss, logs, float(norm), examples)
+
+
+def check_optimizer(model: nn.Module, optimizer: Optimizer) -> None:
+    """Check that an optimizer moves this model, and no other.
+
+    Raises
+    ------
+    ValueError
+        It holds parameters that are not the model's, as after the model was loaded or built anew,
+        or none that is trained, or its learning rate is negative or not finite.
+    """
+    held = [p for group in optimizer.param_groups for p in group["params"]]
+    own = {id(parameter) for parameter in model.parameters()}
+    if foreign := sum(id(parameter) not in own for parameter in held):
+        raise ValueError(
+            f"{foreign} of the optimizer's {len(held)} parameters are not the model's: make the "
+            "optimizer after the model, from its own parameters"
+        )
+    if not any(parameter.requires_grad for parameter in held):
+        raise ValueError("the optimizer holds no parameter that is trained: all are frozen")
+    for group in optimizer.param_groups:
+        checks.number("lr", float(group["lr"]), least=0)
 
 
 def _loss(model, loss_fn, batch, accelerator) -> tuple[torch.Tensor, float, dict]:
@@ -223,6 +252,7 @@ def fit(
     every: int | None = None,
     patience: int | None = None,
     checkpoint: Path | str | None = None,
+    identity: str = "",
     accelerator: Accelerator | None = None,
     progress: bool = True,
     **options,
@@ -239,6 +269,8 @@ def fit(
         training goes on from it, and gives bit for bit what it would have given without the
         interruption (with several processes: but for dropout, which each draws for itself). It
         holds what training changes, not what is frozen
+    identity : what else a run depends on, such as a digest of its texts: a checkpoint with another
+        one is refused. Labels, batches and rates are compared by themselves
     options : ``schedule``, ``clip``, ``accumulate`` of :func:`steps`
 
     Returns
@@ -253,11 +285,25 @@ def fit(
     accelerator = accelerator or Accelerator()
     if patience is not None and validation is None:
         raise ValueError("patience needs validation data: early stopping selects on it")
-    accumulate = options.get("accumulate", 1)
+    for name, value in (("patience", patience), ("every", every)):
+        if value is not None:
+            checks.integer(name, value, least=1)
+    accumulate = checks.integer("accumulate", options.get("accumulate", 1), least=1)
     every = every or math.ceil(batches.per_epoch / accumulate)
     total = math.ceil(len(batches) / accumulate)
-    run = {"batches": len(batches), "size": batches.size, "seed": batches.seed, "every": every}
+    run = {
+        "batches": len(batches),
+        "size": batches.batch_size,
+        "seed": batches.seed,
+        "every": every,
+    }
     run["rates"] = [group.get("initial_lr", group["lr"]) for group in optimizer.param_groups]
+    known = [
+        found.columns["labels"]
+        for found in (batches, validation)
+        if found is not None and "labels" in found.columns
+    ]
+    run["content"] = digest(identity, *map(np.asarray, known))
     state = State(run)
     if checkpoint is not None:
         checkpoint = Path(checkpoint)

@@ -4,6 +4,9 @@ Nothing is uploaded here. ``huggingface_hub.upload_folder(folder_path=..., repo_
 and asks for the user's own token. The TensorFlow side is :func:`tlbook.keras.export`.
 """
 
+import html
+import json
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,10 +29,10 @@ TEMPLATE = """\
 ## Training
 
 - **Starting point:** {{ base }}
-- **Data:** {{ data.name }}, {{ n_train }} labeled examples, classes {{ data.classes | join(", ") }}
-- **License of the data:** {{ data.license or "not stated" }}
-{%- if data.citation %}
-- **Source of the data:** {{ data.citation }}
+- **Data:** {{ data_name }}, {{ n_train }} labeled examples, classes {{ classes | join(", ") }}
+- **License of the data:** {{ data_license or "not stated" }}
+{%- if citation %}
+- **Source of the data:** {{ citation }}
 {%- endif %}
 - **Settings:** {{ settings }}
 
@@ -57,8 +60,8 @@ The weights in this folder are those of one seed{{ ", " + seed | string if seed 
 ```python
 from transformers import pipeline
 
-classify = pipeline("text-classification", "{{ name }}")
-classify("{{ example }}")
+classify = pipeline("text-classification", {{ handle }})
+classify({{ example }})
 ```
 """
 
@@ -77,6 +80,7 @@ def model_card(
     language: str | list[str],
     seed: int | None = None,
     summary: str = "",
+    example: str = "A text like yours.",
 ) -> ModelCard:
     """The model card (Mitchell et al. 2019, arXiv 1810.03993) of a fine-tuned text classifier.
 
@@ -91,6 +95,10 @@ def model_card(
     settings, limits : in words. A card without limits is refused
     license : SPDX id of the model's license
     seed : of the weights that are shared
+    example : a text that shows how the model is called. None is taken from the data: they may be
+        private
+
+    All that is given is text: what Markdown or HTML would make of it is escaped.
 
     Raises
     ------
@@ -126,19 +134,34 @@ def model_card(
     return ModelCard.from_template(
         metadata,
         template_str=TEMPLATE,
-        name=name,
-        summary=summary or f"A text classifier: {' or '.join(data.classes)}.",
-        base=base,
-        data=data,
+        name=plain(name),
+        handle=json.dumps(" ".join(name.split())),
+        summary=plain(summary or f"A text classifier: {' or '.join(data.classes)}."),
+        base=plain(base),
+        data_name=plain(data.name),
+        data_license=plain(data.license),
+        classes=[plain(label) for label in data.classes],
+        citation=plain(data.citation),
         n_train=len(train),
         n_test=len(test),
-        settings=settings,
+        settings=plain(settings),
         level=f"{level:.0%}",
-        scores=dict(scores),
+        scores={plain(where): score for where, score in scores.items()},
         seed=seed,
-        limits=limits,
-        example=str(data.x[test[0]]).replace("\\", "").replace('"', "'"),
+        limits=plain(limits),
+        example=json.dumps(" ".join(example.split())).replace("`", "\\u0060"),
     )
+
+
+def plain(text: str) -> str:
+    """Return a text on one line that Markdown and HTML show as it is.
+
+    ``<``, ``>`` and ``&`` become entities; signs that Markdown gives a meaning to, anywhere or at
+    the start of a block, get a backslash.
+    """
+    text = html.escape(" ".join(text.split()), quote=False)
+    text = re.sub(r"([\\`*_{}\[\]|~$])", r"\\\1", text)
+    return re.sub(r"^(\d*)([#+.)-])", r"\1\\\2", text)
 
 
 def save(
