@@ -183,7 +183,8 @@ def texts(name: str, values: Iterable) -> list[str]:
     found = list(values)
     for row, value in enumerate(found):
         if not isinstance(value, str):
-            missing = value is None or value != value
+            # pandas' NA compares to no truth value
+            missing = str(value) in ("None", "nan", "NaT", "<NA>")
             what = "is missing" if missing else f"is not a string but {value!r:.50}"
             raise ValueError(f"{name}: row {row} {what}; fill it in or leave the row out")
         try:
