@@ -147,7 +147,7 @@ def positions(name: str, rows: Sequence | np.ndarray, n: int) -> np.ndarray:
         return np.flatnonzero(rows)
     if rows.ndim != 1 or (rows.size and not np.issubdtype(rows.dtype, np.integer)):
         raise ValueError(f"{name} must be a list of positions, got {rows.dtype} {rows.shape}")
-    if rows.size and not (0 <= rows.min() and rows.max() < n):
+    if rows.size and not (rows.min() >= 0 and rows.max() < n):
         wrong = rows[(rows < 0) | (rows >= n)][0]
         raise ValueError(f"{name} holds the position {wrong}: there are rows 0 to {n - 1}")
     if len(np.unique(rows)) < len(rows):

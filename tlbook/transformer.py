@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from contextlib import closing, suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Union
+from typing import TYPE_CHECKING
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
@@ -24,7 +24,7 @@ from tlbook import checks
 if TYPE_CHECKING:
     from tlbook.pretrained import ImageEncoder, SavedModelEncoder, TextEncoder
 
-    Encoder = Union[TextEncoder, ImageEncoder, SavedModelEncoder]
+    Encoder = TextEncoder | ImageEncoder | SavedModelEncoder
 
 #: Encoders that stay in memory for the next fit. A grid goes from one encoder to the next and may
 #: come back for each value of another parameter; more than these are rarely compared.
@@ -130,13 +130,13 @@ class FrozenFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         column = _is_column(X)
         if column:
             _texts(X)  # what is no text shall not cost the loading of a model
-        encoder = self.encoder_
+        encoder, identity = self._ready()
         self._inputs(encoder, X)
         validate_data(self, X, skip_check_array=True, ensure_2d=False)  # the column's name
         vars(self).pop("n_features_in_", None)
         if column:
             self.n_features_in_ = 1
-        self.fingerprint_ = _identity(encoder)
+        self.fingerprint_ = identity
         return self
 
     def transform(self, X: Sequence[str] | np.ndarray) -> np.ndarray:
@@ -163,26 +163,30 @@ class FrozenFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             _texts(X)
         if hasattr(X, "columns") and hasattr(self, "feature_names_in_"):
             validate_data(self, X, reset=False, skip_check_array=True, ensure_2d=False)
-        encoder = self.encoder_
+        encoder, identity = self._ready()
         inputs = self._inputs(encoder, X)
+        if identity != getattr(self, "fingerprint_", identity):
+            raise ValueError(
+                f"{encoder.handle!r} is another model than the one of fit, so what was trained on "
+                "its features does not fit: call fit again"
+            )
         with _ALONE:
-            identity = _identity(encoder)
-            if identity != getattr(self, "fingerprint_", identity):
-                raise ValueError(
-                    f"{encoder.handle!r} is another model than the one of fit, so what was "
-                    "trained on its features does not fit: call fit again"
-                )
             if not self.cache:
                 return self._compute(encoder, inputs)
             return self._cached(encoder, inputs, identity)
 
     @property
     def encoder_(self) -> "Encoder":
+        return self._ready()[0]
+
+    def _ready(self) -> tuple["Encoder", str]:
+        """The encoder, and a hash of all that its features depend on."""
         given = self.encoder
         options = (self.revision, self.pool, self.normalize)
         if isinstance(given, str | Path):
             with _ALONE:
-                return _loaded(str(given), *options, _stamp(Path(given)))
+                shared = _loaded(str(given), *options, _stamp(Path(given)))
+                return shared.encoder, shared.identity
         if not hasattr(type(given), "fingerprint"):
             raise ValueError(
                 f"encoder is a handle or what tlbook.pretrained.load gives, not {given!r:.50}"
@@ -191,7 +195,7 @@ class FrozenFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             raise ValueError(
                 "revision, pool and normalize are for a handle, and this encoder is loaded"
             )
-        return given
+        return given, _identity(given)
 
     @property
     def _n_features_out(self) -> int:
@@ -263,8 +267,7 @@ class FrozenFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
                 "pool": getattr(encoder, "pool", None),
                 "normalize": getattr(encoder, "normalize", None),
             }
-            twin = FrozenFeatures(**rebuilt).encoder_
-            if _identity(twin) != _identity(encoder):
+            if FrozenFeatures(**rebuilt)._ready()[1] != _identity(encoder):
                 raise ValueError(
                     f"a pickle holds no weights, and the handle {encoder.handle!r} has others than "
                     "this encoder: save the model to a folder and give that as the encoder"
@@ -276,13 +279,33 @@ class FrozenFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
 # Encoders
 
 
+class _Shared:
+    """An encoder that was loaded from a handle, for all who ask for it."""
+
+    def __init__(self, encoder: "Encoder"):
+        self.encoder = encoder
+        self._seen, self._identity = None, ""
+
+    @property
+    def identity(self) -> str:
+        # Hashing the weights takes a tenth of a second, and a grid asks a hundred times. So they
+        # are hashed again only if torch has counted a change in place, or a tensor was replaced.
+        tensors = getattr(self.encoder.model, "state_dict", dict)()  # none in a SavedModel
+        settings = {**vars(self.encoder), "model": None, "tokenizer": None}
+        seen = settings, {n: (t.data_ptr(), t._version) for n, t in tensors.items()}
+        if seen != self._seen:
+            self._seen, self._identity = seen, _identity(self.encoder)
+            self._tensors = tensors  # holds their memory, so that no other can have their address
+        return self._identity
+
+
 @lru_cache(maxsize=KEPT)
 def _loaded(
     handle: str, revision: str | None, pool: str | None, normalize: bool | None, stamp: tuple
-) -> "Encoder":
+) -> _Shared:
     from tlbook.pretrained import load
 
-    return load(handle, revision=revision, pool=pool, normalize=normalize)
+    return _Shared(load(handle, revision=revision, pool=pool, normalize=normalize))
 
 
 def _stamp(folder: Path) -> tuple:
