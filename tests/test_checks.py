@@ -74,6 +74,7 @@ def test_texts():
         ({"text": ["a"]}, "a table or a dictionary"),
         (["a", None], "row 1 is missing"),
         (["a", float("nan")], "row 1 is missing"),
+        (["a", pd.NA], "row 1 is missing"),
         (["a", 3], "row 1 is not a string but 3"),
         (["a", b"b"], "not a string"),
         (["\ud83d"], "surrogate"),

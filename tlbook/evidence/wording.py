@@ -1,0 +1,179 @@
+"""An effect in words: what a sentence says of a difference, by its sign, its size and its margin.
+
+A chapter records the words, and its prose shows them. So a sentence keeps its verb when the
+measured number changes::
+
+    record(transfer=in_words(gain))
+
+    The encoder {glue:text}`transfer`.
+
+Nothing is imported: an effect is whatever has ``value``, ``low`` and ``high``, in shares of one, as
+:class:`tlbook.evidence.effects.Effect` has them.
+"""
+
+from typing import Protocol
+
+from tlbook import checks
+
+#: A difference of at most this share does not matter, unless a chapter says otherwise: 2 points.
+MARGIN = 0.02
+
+
+class Measured(Protocol):
+    """A difference in shares of one, with the limits of its interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def verdict(effect: Measured, margin: float = MARGIN) -> str:
+    """Say what an effect shows of a claim that expects it to be positive.
+
+    Parameters
+    ----------
+    effect : Effect
+        A difference with its interval, in shares of one; of 90 percent or more, if it says.
+    margin : float
+        The margin of practical equivalence, a share: differences up to it do not matter. With 0
+        every difference matters.
+
+    Returns
+    -------
+    {"negligible", "supported", "refuted", "undecided"}
+        "negligible" if the whole interval lies within the margin, its ends included. Else
+        "supported" or "refuted" if the whole interval lies above or below zero. Else "undecided".
+
+    Raises
+    ------
+    ValueError
+        The effect is not finite, its limits are in the wrong order, its interval lies on the other
+        side of zero than its value, its level is below 90 percent, or the margin is negative.
+    """
+    value, low, high = (checks.number(n, getattr(effect, n)) for n in ("value", "low", "high"))
+    margin = checks.number("margin", margin, least=0)
+    if low > high or (low > 0 and value <= 0) or (high < 0 and value >= 0):
+        raise ValueError(
+            f"{value} with the interval {low} to {high} is no effect: check its limits"
+        )
+    checks.number("level", getattr(effect, "level", 0.95), least=0.9, below=1)
+    # Two one-sided tests at 5 percent ask for the 90 percent interval within the margin. The
+    # effect's own interval is asked instead, 95 percent as a rule: it is wider, so "negligible" is
+    # said too rarely, never too often. Scaling it down would take the normal shape for granted, and
+    # percentiles of a bootstrap need not have it.
+    if -margin <= low and high <= margin:
+        return "negligible"
+    if low > 0:
+        return "supported"
+    return "refuted" if high < 0 else "undecided"
+
+
+def in_words(
+    effect: Measured,
+    margin: float = MARGIN,
+    *,
+    unit: str = "point",
+    digits: int = 1,
+    plural: bool = False,
+) -> str:
+    """Word an effect so that it follows the subject of a sentence.
+
+    Parameters
+    ----------
+    effect : Effect
+        A difference with its interval, in shares of one.
+    margin : float
+        The margin of practical equivalence, a share; see :func:`verdict`.
+    unit : str
+        What a hundredth is called, in the singular: "point" or "percent".
+    digits : int
+        How many decimals at most.
+    plural : bool
+        Whether the subject is plural: "gain" in place of "gains".
+
+    Returns
+    -------
+    str
+        "gains 10.7 points", "loses 3.2 points", "makes no difference that matters (within 2
+        points)", or "makes no clear difference: anything from 4 points less to 6 more".
+
+    Raises
+    ------
+    ValueError
+        As for :func:`verdict`.
+    """
+    outcome = verdict(effect, margin)
+    s = "" if plural else "s"
+    if outcome == "negligible":
+        within = f" that matters (within {amount(margin, unit, digits)})" if margin else ""
+        return f"make{s} no difference{within}"
+    if outcome == "undecided":
+        return f"make{s} no clear difference: {span(effect, unit, digits)}"
+    verb = "gain" if outcome == "supported" else "lose"
+    return f"{verb}{s} {amount(effect.value, unit, digits)}"
+
+
+def amount(share: float, unit: str = "point", digits: int = 1) -> str:
+    """Word the size of a share, without its sign.
+
+    Parameters
+    ----------
+    share : float
+    unit : str
+        What a hundredth is called, in the singular: "point" or "percent".
+    digits : int
+        How many decimals at most.
+
+    Returns
+    -------
+    str
+        "10.7 points", "1 point"; "less than 0.1 points" for what would round to zero.
+    """
+    hundredths = _rounded(abs(share), digits)
+    if share and not hundredths:
+        return f"less than {_named(10.0**-digits, unit, digits)}"
+    return _named(hundredths, unit, digits)
+
+
+def span(effect: Measured, unit: str = "point", digits: int = 1) -> str:
+    """Word an interval by its ends.
+
+    Parameters
+    ----------
+    effect : Effect
+        A difference with its interval, in shares of one.
+    unit : str
+        What a hundredth is called, in the singular: "point" or "percent".
+    digits : int
+        How many decimals at most.
+
+    Returns
+    -------
+    str
+        "anything from 4 points less to 6 more", "anything from no difference to 6 points more", or
+        "less than 0.1 points either way".
+    """
+    low, high = (_rounded(end, digits) for end in (effect.low, effect.high))
+    if not low and not high:
+        return f"less than {_named(10.0**-digits, unit, digits)} either way"
+    ends, named = [], False
+    for end in (low, high):
+        # The unit stands once, with the first number
+        size = _number(abs(end), digits) if named else _named(abs(end), unit, digits)
+        ends.append(f"{size} {'more' if end > 0 else 'less'}" if end else "no difference")
+        named = named or bool(end)
+    return f"anything from {ends[0]} to {ends[1]}"
+
+
+def _rounded(share: float, digits: int) -> float:
+    return float(f"{100 * share:.{digits}f}")
+
+
+def _number(hundredths: float, digits: int) -> str:
+    text = f"{hundredths:.{digits}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def _named(hundredths: float, unit: str, digits: int) -> str:
+    size = _number(hundredths, digits)
+    return f"{size} {unit}" if size == "1" or unit == "percent" else f"{size} {unit}s"
