@@ -2,8 +2,8 @@
 
 :mod:`tlbook.hubs` finds the files, this module makes a model of them. Weights are read from
 safetensors, or by ``torch.load(weights_only=True)``: no code of such a model is ever executed. A
-SavedModel of TensorFlow is different: it *is* a program, of TensorFlow's operations, and some of
-them read and write files. Load one only if you trust its author.
+SavedModel of TensorFlow is different: it *is* a program, of TensorFlow's operations.
+:mod:`tlbook.graphs` reads it first, and refuses one that does more than compute.
 """
 
 import copy
@@ -152,7 +152,7 @@ def load(
     ValueError
         The model cannot be used: its own code would have to run, weights are missing or are
         not plain tensors, there is no tokenizer, or its pooling is not known here; or a SavedModel
-        does not turn a batch of strings or images into vectors.
+        does not turn a batch of strings or images into vectors, or does more than that.
     tlbook.assets.AssetError
         A packaged model that cannot be fetched.
     """
