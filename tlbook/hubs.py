@@ -151,7 +151,10 @@ def _has_weights(place: Path) -> bool:
     def whole(name: str) -> bool:
         index, shards = place / f"{name}.index.json", {name}
         if index.is_file():  # which may be there without its shards: it is a small file
-            shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            try:
+                shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
+                return False
         return all((place / shard).is_file() for shard in shards)
 
     formats = ("model.safetensors", "pytorch_model.bin")
