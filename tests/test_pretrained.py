@@ -444,6 +444,24 @@ def test_shards_that_are_pickles_run_nothing(folder, tmp_path):
     assert not marker.exists()
 
 
+@pytest.mark.parametrize("kind", ["exploit", "pickle", "half", "list", "numbers", "other"])
+def test_packaged_images_run_nothing(tmp_path, monkeypatch, kind):
+    """Where somebody put another file into the cache: its hash was looked at when it came."""
+    marker, file = tmp_path / "executed", tmp_path / "weights.pth"
+    exploit = Exploit(str(marker))
+    content = {"list": [torch.ones(1)], "numbers": {"a": 1}, "other": {"a.weight": torch.ones(1)}}
+    torch.save(content.get(kind, {"x": exploit}), file)
+    if kind == "pickle":
+        file.write_bytes(pickle.dumps(exploit, protocol=2))
+    elif kind == "half":
+        file.write_bytes(file.read_bytes()[:100])
+    monkeypatch.setattr(hubs, "folder", lambda *_: tmp_path)
+    with pytest.raises(ValueError, match=r"plain tensors|not those of MobileNet") as caught:
+        load("mobilenet-v2")
+    assert "\n" not in str(caught.value)
+    assert not marker.exists()
+
+
 def test_folders_that_are_no_text_encoder(folder, tmp_path):
     with pytest.raises(ValueError, match=r"no config\.json"):
         load(tmp_path)
