@@ -1,11 +1,14 @@
 """tlbook.sources.cache: keys that tell contents apart, and arrays that are stored whole or not at
 all."""
 
+import io
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import time
+import zipfile
 
 import numpy as np
 import pytest
@@ -284,3 +287,77 @@ def test_a_killed_writer(folder):
     assert not (parts / "k.npy").exists()
     np.testing.assert_array_equal(cache.array("features", "k", lambda: np.ones(3)), np.ones(3))
     assert np.load(parts / "k.npy").shape == (3,)
+
+
+# Files that somebody else put there
+
+
+class Exploit:
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return (open, (self.marker, "w"))
+
+
+def header(shape):
+    text = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode()
+
+
+def packed(write):
+    stream = io.BytesIO()
+    write(stream)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        header("(1000000000000000,)"),
+        header("(-1,)"),
+        header("(" * 50),
+        header("-" * 9000 + "1"),
+        b"",
+        packed(lambda stream: np.savez(stream, x=np.arange(2))),
+        packed(lambda stream: zipfile.ZipFile(stream, "w").close()),
+    ],
+    ids=["huge", "negative", "open", "deep", "empty", "npz", "zip"],
+)
+def test_planted_files_are_computed_again(folder, content):
+    (folder / "kind").mkdir(parents=True)
+    (folder / "kind/key.npy").write_bytes(content)
+    assert np.array_equal(cache.array("kind", "key", lambda: np.arange(3)), [0, 1, 2])
+    assert np.array_equal(np.load(folder / "kind/key.npy"), [0, 1, 2])
+
+
+def test_planted_pickles_run_nothing(folder, tmp_path):
+    (folder / "kind").mkdir(parents=True)
+    marker = tmp_path / "executed"
+    exploit = Exploit(str(marker))
+    for content in (
+        pickle.dumps(exploit),
+        packed(lambda stream: np.save(stream, np.array([exploit], object), allow_pickle=True)),
+        packed(lambda stream: np.savez(stream, np.array([exploit], object))),
+    ):
+        (folder / "kind/key.npy").write_bytes(content)
+        assert np.array_equal(cache.array("kind", "key", lambda: np.arange(3)), [0, 1, 2])
+    assert not marker.exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_is_not_waited_for(folder):
+    (folder / "kind").mkdir(parents=True)
+    os.mkfifo(folder / "kind/key.npy")
+    code = "import numpy; from tlbook.sources import cache; cache.array('kind', 'key', lambda: numpy.ones(3))"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    assert (folder / "kind/key.npy").is_file()
+
+
+def test_a_link_is_replaced_and_what_it_names_is_kept(folder, tmp_path):
+    (folder / "kind").mkdir(parents=True)
+    (tmp_path / "notes.txt").write_text("mine")
+    (folder / "kind/key.npy").symlink_to(tmp_path / "notes.txt")
+    assert np.array_equal(cache.array("kind", "key", lambda: np.arange(3)), [0, 1, 2])
+    assert not (folder / "kind/key.npy").is_symlink()
+    assert (tmp_path / "notes.txt").read_text() == "mine"

@@ -8,6 +8,7 @@ import sys
 import zipfile
 from contextlib import suppress
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -544,3 +545,306 @@ def test_other_files_are_refused(tmp_path):
     (tmp_path / "half.keras").write_bytes(whole.read_bytes()[:5000])
     with pytest.raises(ValueError, match="not a whole Keras model"):
         tk.load(tmp_path / "half.keras")
+
+
+# Files of strangers
+
+
+def rewritten(path, change):
+    """A good model file with another configuration: what ``change`` makes of the good one."""
+    if path.suffix == ".h5":
+        with h5py.File(path, "r+") as file:
+            file.attrs["model_config"] = json.dumps(change(json.loads(file.attrs["model_config"])))
+        return path
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    config = change(json.loads(members["config.json"]))
+    members["config.json"] = config if isinstance(config, str) else json.dumps(config)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return path
+
+
+def with_layer(layer):
+    """Changes the last layer of a Sequential model into this one."""
+
+    def change(config):
+        config["config"]["layers"][-1] = layer
+        return config
+
+    return change
+
+
+@pytest.fixture(params=[".keras", ".h5"])
+def file(request, package, tmp_path):
+    path = tmp_path / f"model{request.param}"
+    tk.save(dense(package), path)
+    return path
+
+
+def refusal(path):
+    with pytest.raises(ValueError) as caught:
+        tk.load(path)
+    message = str(caught.value)
+    assert str(path) in message and "\n" not in message and len(message) < 700
+    return message
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("keras.layers", "Lambda"),
+        (None, "Lambda"),
+        ("keras.layers", "TFSMLayer"),
+        ("keras.layers", "TorchModuleWrapper"),
+        ("keras.layers", "JaxLayer"),
+        ("keras.layers", "DenseFeatures"),
+        ("keras", "layers.TFSMLayer"),
+        ("keras", "config.enable_unsafe_deserialization"),
+        ("keras", "utils.get_file"),
+        ("keras.layers", "src.layers.core.lambda_layer.Lambda"),
+        ("tf_keras.src.engine.base_layer", "TensorFlowOpLayer"),
+        ("tf_keras.src.layers.core.tf_op_layer", "TFOpLambda"),
+        (None, "TensorFlowOpLayer"),
+        (None, "TFOpLambda"),
+        (None, "SlicingOpLambda"),
+        (None, "ClassMethod"),
+        (None, "__lambda__"),
+        (None, "__typespec__"),
+        (None, "TypeSpec"),
+        (None, "CompositeTensor"),
+        ("builtins", "function"),
+        ("builtins", "eval"),
+        ("os", "system"),
+        ("keras.src.ops.core", "WhileLoop"),
+        ("keras.src.ops.numpy", "Vectorize"),
+        ("", "Dense"),
+        ("keras.layers.", "Dense"),
+        ("keras.initializers", "Dense"),
+        (["keras.layers"], "Dense"),
+        ("keras.layers", ["Dense"]),
+        ("keras.layers", None),
+    ],
+)
+def test_only_known_classes_are_made(file, module, name):
+    layer = {"module": module, "class_name": name, "config": {"name": "answer"}}
+    message = refusal(rewritten(file, with_layer(layer)))
+    assert repr(name) in message and "can be any code" in message and "load_model" in message
+
+
+def test_a_class_is_not_exchanged_for_a_registered_one(file):
+    """A class that somebody's package registered would be made in place of the named one."""
+
+    def change(config):
+        config["config"]["layers"][-1]["registered_name"] = "package>Other"
+        return config
+
+    assert "'package>Other' in place of 'Dense'" in refusal(rewritten(file, change))
+
+
+def test_classes_are_checked_wherever_they_stand(file):
+    bad = {"module": "os", "class_name": "system", "config": "true"}
+    for key in "kernel_initializer", "activation", "dtype", "build_config", "whatever":
+
+        def change(config, key=key):
+            config["config"]["layers"][-1]["config"][key] = [{"deeper": [bad]}]
+            return config
+
+        assert "'system' of os" in refusal(rewritten(file, change))
+
+
+def test_an_operation_of_tensorflow_writes_no_file(tmp_path):
+    """The layer of old Keras 2 that wraps a node of a graph, here WriteFile."""
+    marker = tmp_path / "written"
+    from tf_keras.src.engine.base_layer import TensorFlowOpLayer
+
+    node = {"name": "write", "op": "WriteFile", "input": ["name", "text"]}
+    config = {"name": "write", "node_def": node, "constants": {"0": str(marker)}}
+    path = tmp_path / "model.h5"
+    tk.save(dense(tf_keras), path)
+    rewritten(path, with_layer({"class_name": "TensorFlowOpLayer", "config": config}))
+    assert "'TensorFlowOpLayer'" in refusal(path)
+    assert not marker.exists()
+    layer = TensorFlowOpLayer.from_config(config)
+    tf.function(lambda text: layer._make_op([text]))(tf.constant("of a stranger"))
+    assert marker.read_text() == "of a stranger"  # it was dangerous
+
+
+@pytest.mark.parametrize("kind", ["StringLookup", "IntegerLookup", "TextVectorization"])
+@pytest.mark.parametrize("key", ["vocabulary", "idf_weights"])
+def test_no_vocabulary_is_read_from_elsewhere(file, tmp_path, kind, key):
+    (tmp_path / "secret").write_text("secret\n")
+    for value in str(tmp_path / "secret"), "https://127.0.0.1:9/", {"class_name": "__tensor__"}:
+        layer = {"module": "keras.layers", "class_name": kind, "config": {key: value}}
+        message = refusal(rewritten(file, with_layer(layer)))
+        assert f"reads {key} from" in message and "not inside it" in message
+
+
+@pytest.mark.parametrize(
+    ("config", "what"),
+    [
+        (None, "null"),
+        ([], "a list"),
+        ("text", "a str"),
+        (3, "a int"),
+        ({}, "a dict"),
+        ({"class_name": None}, "a dict"),
+        ({"class_name": "Sequential"}, "cannot be loaded"),
+        ({"class_name": "Sequential", "config": None}, "cannot be loaded"),
+        ({"class_name": "Sequential", "config": {"layers": 3}}, "cannot be loaded"),
+        ({"class_name": "Sequential", "config": {"layers": [None]}}, "cannot be loaded"),
+        ({"class_name": "Functional", "config": {"layers": [{}]}}, "cannot be loaded"),
+    ],
+)
+def test_configurations_without_sense(file, config, what):
+    def change(_):
+        return json.dumps(config) if file.suffix == ".keras" else config
+
+    assert what in refusal(rewritten(file, change))
+
+
+@pytest.mark.parametrize("depth", [500, 100_000])
+def test_very_deep_configurations(file, depth):
+    deep = f'{{"class_name": "Sequential", "config": {"[" * depth}{"]" * depth}}}'
+    if file.suffix == ".h5":
+        with h5py.File(file, "r+") as opened:
+            opened.attrs.pop("model_config")
+            opened.attrs.create("model_config", deep[:60_000] if depth > 60_000 else deep)
+    else:
+        rewritten(file, lambda _: deep)
+    refusal(file)
+
+
+def test_members_that_keras_does_not_write(package, tmp_path):
+    """Weights as ``.npz`` would be read as well, and anything is unpacked beside the assets."""
+    for name in "model.weights.npz", "config.json/../x", "assets/../../x", "/etc/x", "code.py":
+        path = tmp_path / "model.keras"
+        tk.save(dense(package), path)
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr(name, "x")
+        assert repr(name) in refusal(path)
+
+
+def test_a_file_that_unpacks_to_more_and_more(package, tmp_path):
+    path = tmp_path / "model.keras"
+    tk.save(dense(package), path)
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("assets/zeros", bytes(50_000_000))
+    assert "unpacks to more than 100 times" in refusal(path)
+
+
+@pytest.mark.parametrize("how", ["external", "virtual", "link", "soft", "huge"])
+def test_weights_are_those_of_the_file(file, tmp_path, how):
+    """HDF5 can take them from any file of this machine, where a trained copy would carry them."""
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"secret" * 100)
+    with h5py.File(tmp_path / "other.h5", "w") as other:
+        other["secret"] = np.zeros((12, 10), np.float32)
+    inside = file if file.suffix == ".h5" else tmp_path / "model.weights.h5"
+    if inside != file:
+        with zipfile.ZipFile(file) as archive:
+            members = {name: archive.read(name) for name in archive.namelist()}
+        inside.write_bytes(members[inside.name])
+    with h5py.File(inside, "r+") as weights:
+        names = []
+        weights.visititems(
+            lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None
+        )
+        name = next(name for name in names if weights[name].shape == (12, 10))
+        del weights[name]
+        if how == "external":
+            weights.create_dataset(
+                name, (12, 10), "f4", external=[(str(secret), 0, h5py.h5f.UNLIMITED)]
+            )
+        elif how == "virtual":
+            layout = h5py.VirtualLayout((12, 10), "f4")
+            layout[:] = h5py.VirtualSource(str(tmp_path / "other.h5"), "secret", (12, 10))
+            weights.create_virtual_dataset(name, layout)
+        elif how == "link":
+            weights[name] = h5py.ExternalLink(str(tmp_path / "other.h5"), "secret")
+        elif how == "soft":
+            weights[name] = h5py.SoftLink("/")
+        else:
+            weights.create_dataset(name, (1 << 40, 10), "f4", chunks=(1024, 10))
+    if inside != file:
+        members[inside.name] = inside.read_bytes()
+        with zipfile.ZipFile(file, "w") as archive:
+            for member, content in members.items():
+                archive.writestr(member, content)
+    message = refusal(file)
+    assert "weights" in message and "load_model" in message
+
+
+def honest(package):
+    """Models with what people use, a compiled one inside of another among them."""
+    layers = package.layers
+    sequence = package.Input((10,))
+    words = layers.Embedding(20, 4, embeddings_regularizer="l2")(sequence)
+    words = layers.Bidirectional(layers.LSTM(3, return_sequences=True))(words)
+    words = layers.MultiHeadAttention(1, 2)(words, words)
+    words = layers.RNN(layers.StackedRNNCells([layers.GRUCell(3)]))(words)
+    yield package.Model(sequence, layers.Dense(2, activation="softmax")(words))
+    images = package.Input((8, 8, 3))
+    same = layers.Conv2D(3, 3, padding="same", kernel_constraint="max_norm")
+    maps = layers.Add()([same(layers.Rescaling(1 / 255)(images)), same(images)])
+    maps = layers.BatchNormalization()(layers.ReLU(6.0)(maps))
+    pooled = layers.Dense(4, dtype="mixed_bfloat16")(layers.GlobalAveragePooling2D()(maps))
+    yield package.Model(images, layers.Concatenate()([pooled, layers.Dropout(0.1)(pooled)]))
+    scaled = layers.Normalization()
+    scaled.adapt(np.arange(12.0).reshape(4, 3))
+    inner = package.Sequential([package.Input((3,)), layers.Dense(3, activation="gelu")])
+    schedule = package.optimizers.schedules.ExponentialDecay(0.1, 10, 0.9)
+    loss, metric = package.losses.MeanSquaredError(), package.metrics.MeanSquaredError()
+    inner.compile(package.optimizers.Adam(schedule), loss, metrics=[metric])
+    outer = package.Sequential([package.Input((3,)), scaled, inner, layers.Softmax()])
+    outer.compile("adam", "mse")
+    yield outer
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+def test_honest_models_are_loaded(package, tmp_path, suffix):
+    for model in honest(package):
+        x = np.random.default_rng(0).integers(1, 9, (2, *model.input_shape[1:])).astype(np.float32)
+        tk.save(model, tmp_path / f"model{suffix}")
+        loaded = tk.load(tmp_path / f"model{suffix}")
+        assert type(loaded).__module__.split(".")[0] == package.__name__
+        np.testing.assert_allclose(loaded(x), model(x), atol=1e-6)
+
+
+def test_operations_on_numbers_are_loaded(tmp_path):
+    inputs = keras.Input((4,))
+    hidden = keras.ops.relu(keras.layers.Dense(3)(inputs) * 2.0 + 1.0)
+    model = keras.Model(inputs, keras.ops.matmul(hidden, keras.ops.transpose(hidden)))
+    tk.save(model, tmp_path / "model.keras")
+    x = np.ones((2, 4), np.float32)
+    np.testing.assert_allclose(tk.load(tmp_path / "model.keras")(x), model(x), atol=1e-6)
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+def test_inline_vocabularies_are_loaded(package, tmp_path, suffix):
+    words = package.layers.TextVectorization(vocabulary=["a", "b"], output_sequence_length=3)
+    model = package.Sequential([package.Input((1,), dtype="string"), words])
+    tk.save(model, tmp_path / f"model{suffix}")
+    loaded = tk.load(tmp_path / f"model{suffix}")
+    np.testing.assert_array_equal(loaded(tf.constant([["b a c"]])), [[3, 2, 1]])
+
+
+def test_what_is_allowed_is_a_class_of_keras():
+    """Each name is known to one of the two, as a class that it defines itself."""
+    values = {"__keras_tensor__", "__numpy__", "__tensor__", "__tuple__", "TensorShape"}
+    known = set()
+    for package in keras, tf_keras:
+        for part in tk._ALLOWED:
+            module = package
+            for name in (part or "keras").split(".")[1:]:
+                module = getattr(module, name, None)
+            for name in tk._ALLOWED[part]:
+                made = getattr(module, name, None)
+                if made is not None:
+                    assert isinstance(made, type)
+                    assert made.__module__.startswith(package.__name__ + ".")
+                    known.add(name)
+    assert known | {"Functional"} == tk._ALLOWED[None] - values
+    forbidden = {"Lambda", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer", "Layer"}
+    assert not tk._ALLOWED[None] & forbidden

@@ -15,7 +15,7 @@ from transformers import BertConfig, BertModel
 
 from tlbook.__main__ import main
 from tlbook.learning.features import features
-from tlbook.sources import assets, catalog
+from tlbook.sources import assets, catalog, hubs
 from tlbook.sources.encoders import ImageEncoder, TextEncoder
 from tlbook.sources.pretrained import classifier, load
 
@@ -322,6 +322,146 @@ def test_code_of_a_model_is_not_run(folder, tmp_path, model_type):
     else:
         with pytest.raises(ValueError, match="cannot be loaded"):
             load(folder)
+    assert not marker.exists()
+
+
+def message(folder):
+    """What is said of a folder, in one line."""
+    with pytest.raises(ValueError) as caught:
+        load(folder)
+    assert "\n" not in str(caught.value) and folder.name in str(caught.value)
+    return str(caught.value)
+
+
+def test_adapters_do_not_bring_another_model(folder, tmp_path):
+    """Complete ones: peft would load the base that they name, from anywhere."""
+    from peft import LoraConfig, get_peft_model
+
+    model = get_peft_model(BertModel.from_pretrained(folder), LoraConfig(target_modules=["query"]))
+    model.save_pretrained(tmp_path / "adapter")
+    edit(tmp_path / "adapter/adapter_config.json", base_model_name_or_path=str(folder))
+    for place in tmp_path / "adapter", folder:  # alone, and beside a whole model
+        if place == folder:
+            for file in (tmp_path / "adapter").glob("adapter_*"):
+                shutil.copy(file, folder)
+        else:
+            for file in (*folder.glob("tokenizer*"), folder / "config.json"):
+                shutil.copy(file, place)
+        found = message(place)
+        assert "adapter_config.json" in found and "merge_and_unload" in found
+
+
+def test_kernels_are_code(folder):
+    """A repository of the Hub in the place of an implementation is downloaded, and run."""
+    for key in "_attn_implementation", "attn_implementation", "experts_implementation":
+        shutil.copy(folder / "config.json", folder / "kept")
+        edit(folder / "config.json", **{key: "someone/kernel"})
+        assert f"code from the Hub: {key} is 'someone/kernel'" in message(folder)
+        shutil.copy(folder / "kept", folder / "config.json")
+    edit(folder / "config.json", text_config={"attn_implementation": {"": "someone/kernel"}})
+    assert "code from the Hub" in message(folder)
+
+
+@pytest.mark.parametrize("method", ["bitsandbytes", "torchao", "gptq", "fp8", "of-its-own"])
+def test_quantized_models(folder, method):
+    edit(folder / "config.json", quantization_config={"quant_method": method})
+    assert "is quantized" in message(folder)
+
+
+@pytest.mark.parametrize("key", ["vocab_file", "tokenizer_file", "vocab", "spm_file"])
+def test_a_tokenizer_reads_its_own_files(folder, tmp_path, key):
+    secret = tmp_path / "secret"
+    secret.write_text("\n".join(["secret", "words", "[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"]))
+    settings = {"tokenizer_class": "BertTokenizer"}
+    edit(folder / "tokenizer_config.json", **settings, **{key: "/gone/since/vocab.txt"})
+    load(folder)  # where it lay when it was saved, long ago
+    (folder / "tokenizer.json").unlink()
+    for value in str(secret), str(folder / "../secret"), [str(secret)]:
+        edit(folder / "tokenizer_config.json", **{key: value})
+        assert f"reads {key} of its tokenizer from" in message(folder)
+    edit(folder / "tokenizer_config.json", **{key: None}, sp_model_kwargs={"model_file": value})
+    assert "reads model_file of its tokenizer from" in message(folder)
+    edit(folder / "tokenizer_config.json", sp_model_kwargs={}, init_inputs=[str(secret)])
+    assert "reads init_inputs of its tokenizer from" in message(folder)
+
+
+@pytest.mark.parametrize("name", ["../outside.safetensors", "/etc/hostname", "..", "a\\b"])
+def test_weights_are_inside(folder, tmp_path, name):
+    file = folder / "model.safetensors"
+    names = dict.fromkeys(load_file(file), name)
+    file.rename(tmp_path / "outside.safetensors")
+    edit(folder / "model.safetensors.index.json", metadata={}, weight_map=names)
+    assert repr(name) in message(folder) and "not inside it" in message(folder)
+
+
+def test_shards_are_read(folder):
+    """Also those of an index in the folder itself."""
+    file = folder / "model.safetensors"
+    names = dict.fromkeys(load_file(file), "model-00001-of-00001.safetensors")
+    file.rename(folder / "model-00001-of-00001.safetensors")
+    edit(folder / "model.safetensors.index.json", metadata={"by": "a/b"}, weight_map=names)
+    assert load(folder).dimension == 16
+
+
+def test_steps_are_inside(folder):
+    for path in "../other", "/etc":
+        step = {"type": "sentence_transformers.models.Pooling", "path": path}
+        (folder / "modules.json").write_text(json.dumps([step]))
+        assert f"has the folder {path!r}, which is not inside it" in message(folder)
+
+
+@pytest.mark.parametrize("content", ["null", "[1]", '"text"', "{", "[" * 100_000])
+@pytest.mark.parametrize(
+    "name", ["config.json", "tokenizer_config.json", "modules.json", "1_Pooling/config.json"]
+)
+def test_files_that_make_no_sense(folder, name, content):
+    (folder / "1_Pooling").mkdir()
+    (folder / name).write_text(content)
+    message(folder)
+
+
+def test_lengths_that_make_no_sense(folder):
+    edit(folder / "sentence_bert_config.json", max_seq_length="many")
+    assert "no number of tokens" in message(folder)
+    for content in "null", "[1]":
+        (folder / "sentence_bert_config.json").write_text(content)
+        assert load(folder).max_length == 64
+
+
+def test_templates_are_not_run(folder, tmp_path):
+    marker = tmp_path / "executed"
+    template = f"{{{{ cycler.__init__.__globals__.os.system('touch {marker}') }}}}"
+    edit(folder / "tokenizer_config.json", chat_template=template)
+    (folder / "chat_template.jinja").write_text(template)
+    features(load(folder), ["a text"], cache=False)
+    assert not marker.exists()
+
+
+def test_shards_that_are_pickles_run_nothing(folder, tmp_path):
+    marker = tmp_path / "executed"
+    names = dict.fromkeys(load_file(folder / "model.safetensors"), "shard.bin")
+    (folder / "model.safetensors").unlink()
+    (folder / "shard.bin").write_bytes(pickle.dumps(Exploit(str(marker)), protocol=2))
+    edit(folder / "pytorch_model.bin.index.json", metadata={}, weight_map=names)
+    assert "cannot be loaded" in message(folder)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("kind", ["exploit", "pickle", "half", "list", "numbers", "other"])
+def test_packaged_images_run_nothing(tmp_path, monkeypatch, kind):
+    """Where somebody put another file into the cache: its hash was looked at when it came."""
+    marker, file = tmp_path / "executed", tmp_path / "weights.pth"
+    exploit = Exploit(str(marker))
+    content = {"list": [torch.ones(1)], "numbers": {"a": 1}, "other": {"a.weight": torch.ones(1)}}
+    torch.save(content.get(kind, {"x": exploit}), file)
+    if kind == "pickle":
+        file.write_bytes(pickle.dumps(exploit, protocol=2))
+    elif kind == "half":
+        file.write_bytes(file.read_bytes()[:100])
+    monkeypatch.setattr(hubs, "folder", lambda *_: tmp_path)
+    with pytest.raises(ValueError, match=r"plain tensors|not those of MobileNet") as caught:
+        load("mobilenet-v2")
+    assert "\n" not in str(caught.value)
     assert not marker.exists()
 
 

@@ -509,33 +509,36 @@ def load(path: Path | str):
 
     It is not compiled: the source task's optimizer has no part in the target task.
 
+    Returns
+    -------
+    A model of ``keras``, or of ``tf_keras`` for a file that Keras 2 wrote.
+
     Raises
     ------
     FileNotFoundError
-    ValueError : it is no such file, or it asks for code other than Keras's own layers. Code in a
-        model file runs when it is loaded: such a file is for those only who trust its author.
+    ValueError : it is no such file; or it asks for more than the layers of Keras that compute
+        with numbers and inline vocabularies, which can be code, or can read or write files. Keras's
+        own ``load_model`` loads such a file, for those who trust its author.
     """
     path = _model_file(path)
     if not path.exists():
         raise FileNotFoundError(f"there is no model {path}")
     try:
-        if path.suffix == ".keras":
-            with zipfile.ZipFile(path) as archive:
-                config = json.loads(archive.read("config.json"))
-                version = json.loads(archive.read("metadata.json"))["keras_version"]
-        else:
-            with h5py.File(path) as file:
-                config = json.loads(file.attrs["model_config"])
-                version = file.attrs.get("keras_version", "3")
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is not a whole Keras model: {error}") from error
-    config.pop("compile_config", None)
-    _refuse_code(config, path)
+        config, version = _unpacked(path)
+    except _Refused:
+        raise
+    except Exception as error:  # of zipfile, h5py or json; RecursionError of one that is too deep
+        raise ValueError(f"{path} is not a whole Keras model: {_line(error)}") from error
+    _check_config(config, path)
+    package = keras
     if str(version).startswith("2"):
-        import tf_keras
-
-        return tf_keras.models.load_model(path, compile=False, safe_mode=True)
-    return keras.models.load_model(path, compile=False, safe_mode=True)
+        import tf_keras as package
+    try:
+        model = package.models.load_model(path, compile=False, safe_mode=True)
+        _package(model)  # tf_keras gives a configuration that it does not understand back
+    except Exception as error:  # Keras raises many kinds for one that makes no sense
+        raise ValueError(f"{path} cannot be loaded as a Keras model: {_line(error)}") from error
+    return model
 
 
 def _model_file(path: Path | str) -> Path:
@@ -545,24 +548,204 @@ def _model_file(path: Path | str) -> Path:
     return path
 
 
-#: What a model file may name: the parts of Keras that models are made of.
-_PARTS = re.compile(
-    r"(tf_)?keras(\.src)?(\.(activations|constraints|dtype_policies|engine|initializers|layers|"
-    r"mixed_precision|models|regularizers)(\.\w+)*)?"
+class _Refused(ValueError):
+    """A model file asks for what can be code, or reaches beyond itself."""
+
+
+def _refused(path: Path, what: str) -> _Refused:
+    return _Refused(
+        f"{path} {what}. If you trust its author, load it with load_model of Keras itself."
+    )
+
+
+def _line(error: Exception) -> str:
+    """The message of an error, in one line that can be read."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else f"{text[:300]} ..."
+
+
+# What a file holds
+
+
+def _unpacked(path: Path) -> tuple[object, object]:
+    """Configuration and Keras version of a model file, once its weights were found to be its own.
+
+    The values are read just as Keras itself reads them.
+    """
+    size = path.stat().st_size
+    if path.suffix == ".h5":
+        with h5py.File(path) as file:
+            _check_weights(file, size, path)
+            return json.loads(file.attrs["model_config"]), file.attrs.get("keras_version", "3")
+    with zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            # Keras also takes weights in other formats; it writes none of them unless asked to
+            if name not in _MEMBERS and (".." in name or not name.startswith("assets/")):
+                raise _refused(path, f"has the member {name!r}, which Keras does not write")
+        if sum(member.file_size for member in archive.infolist()) > EXPANSION * size:
+            raise _refused(path, f"unpacks to more than {EXPANSION} times its size")
+        with archive.open("model.weights.h5") as stream, h5py.File(stream) as file:
+            _check_weights(file, archive.getinfo("model.weights.h5").file_size, path)
+        config = json.loads(archive.read("config.json"))
+        if isinstance(config, dict):
+            config.pop("compile_config", None)  # as load_model does, with compile=False
+        return config, json.loads(archive.read("metadata.json"))["keras_version"]
+
+
+def _check_weights(file: h5py.File, size: int, path: Path) -> None:
+    """Refuse weights that lie in another file of this machine, or that are said to be huge.
+
+    HDF5 knows links into other files, data sets whose bytes are in any file, and data sets without
+    bytes.
+    """
+
+    links = []
+    file.visititems_links(lambda name, link: links.append((name, link)))
+    for name, link in links:
+        if not isinstance(link, h5py.HardLink):
+            raise _refused(path, f"has the link {name!r} in place of weights")
+        item = file[name]
+        if isinstance(item, h5py.Dataset):
+            if item.external or item.is_virtual:
+                raise _refused(path, f"takes the weights {name!r} from another file")
+            if item.nbytes > EXPANSION * size:
+                raise _refused(path, f"says that the weights {name!r} have {item.nbytes} bytes")
+
+
+#: The members of a ``.keras`` file, beside those in ``assets/``.
+_MEMBERS = {"config.json", "metadata.json", "model.weights.h5"}
+EXPANSION = 100  # no honest file is more than a hundred times smaller than its content
+
+
+# What a file asks for
+
+_ACTIVATIONS = "Activation ELU LeakyReLU PReLU ReLU Softmax ThresholdedReLU"
+_CONVOLUTIONS = """
+Conv1D Conv1DTranspose Conv2D Conv2DTranspose Conv3D Conv3DTranspose DepthwiseConv1D
+DepthwiseConv2D LocallyConnected1D LocallyConnected2D SeparableConv1D SeparableConv2D
+Convolution1D Convolution1DTranspose Convolution2D Convolution2DTranspose Convolution3D
+Convolution3DTranspose SeparableConvolution1D SeparableConvolution2D
+"""
+_IMAGES = """
+CenterCrop RandomBrightness RandomContrast RandomCrop RandomFlip RandomHeight RandomRotation
+RandomTranslation RandomWidth RandomZoom Rescaling Resizing
+"""
+_POOLINGS = """
+AveragePooling1D AveragePooling2D AveragePooling3D AvgPool1D AvgPool2D AvgPool3D
+GlobalAveragePooling1D GlobalAveragePooling2D GlobalAveragePooling3D GlobalAvgPool1D
+GlobalAvgPool2D GlobalAvgPool3D GlobalMaxPool1D GlobalMaxPool2D GlobalMaxPool3D GlobalMaxPooling1D
+GlobalMaxPooling2D GlobalMaxPooling3D MaxPool1D MaxPool2D MaxPool3D MaxPooling1D MaxPooling2D
+MaxPooling3D
+"""
+_RECURRENT = """
+Bidirectional ConvLSTM1D ConvLSTM2D ConvLSTM3D GRU GRUCell LSTM LSTMCell RNN SimpleRNN
+SimpleRNNCell StackedRNNCells TimeDistributed
+"""
+_SHAPES = """
+Cropping1D Cropping2D Cropping3D Flatten Permute RepeatVector Reshape UpSampling1D UpSampling2D
+UpSampling3D ZeroPadding1D ZeroPadding2D ZeroPadding3D
+"""
+_TABLES = """
+CategoryEncoding Discretization HashedCrossing Hashing IntegerLookup StringLookup
+TextVectorization
+"""
+_OTHER_LAYERS = """
+ActivityRegularization Add AdditiveAttention AlphaDropout Attention Average BatchNormalization
+Concatenate Dense Dot Dropout EinsumDense Embedding GaussianDropout GaussianNoise
+GroupNormalization GroupQueryAttention Identity InputLayer LayerNormalization Masking Maximum
+Minimum MultiHeadAttention Multiply Normalization RMSNormalization SpatialDropout1D
+SpatialDropout2D SpatialDropout3D SpectralNormalization Subtract UnitNormalization
+"""
+_LAYERS = " ".join(
+    (_ACTIVATIONS, _CONVOLUTIONS, _IMAGES, _POOLINGS, _RECURRENT, _SHAPES, _TABLES, _OTHER_LAYERS)
 )
-#: Layers that hold code, name a function, or read another model.
-_CODE = re.compile(r".*Lambda|__lambda__|ClassMethod|Instance(Method|Property)|TFSMLayer")
+#: What a model file may name: classes of Keras by their module. All of them compute with numbers
+#: and with what stands in the file. Lambda, TFOpLambda, TensorFlowOpLayer, TFSMLayer,
+#: TorchModuleWrapper, DenseFeatures and their like are not among them: they hold code or operations
+#: of TensorFlow, or read other files.
+_ALLOWED = {
+    "keras": "DTypePolicy FloatDTypePolicy Functional Model Sequential",
+    "keras.constraints": "MaxNorm MinMaxNorm NonNeg RadialConstraint UnitNorm",
+    "keras.dtype_policies": "DTypePolicy FloatDTypePolicy",
+    "keras.engine.functional": "Functional",
+    "keras.engine.sequential": "Sequential",
+    "keras.initializers": """
+        Constant GlorotNormal GlorotUniform HeNormal HeUniform Identity IdentityInitializer
+        LecunNormal LecunUniform Ones Orthogonal OrthogonalInitializer RandomNormal RandomUniform
+        TruncatedNormal VarianceScaling Zeros
+    """,
+    "keras.layers": _LAYERS,
+    "keras.losses": """
+        BinaryCrossentropy BinaryFocalCrossentropy CategoricalCrossentropy
+        CategoricalFocalCrossentropy CategoricalHinge CosineSimilarity Hinge Huber KLDivergence
+        LogCosh MeanAbsoluteError MeanAbsolutePercentageError MeanSquaredError
+        MeanSquaredLogarithmicError Poisson SparseCategoricalCrossentropy SquaredHinge
+    """,
+    "keras.metrics": """
+        AUC Accuracy BinaryAccuracy BinaryCrossentropy CategoricalAccuracy CategoricalCrossentropy
+        CosineSimilarity F1Score KLDivergence Mean MeanAbsoluteError MeanSquaredError Precision
+        Recall RootMeanSquaredError SparseCategoricalAccuracy SparseCategoricalCrossentropy
+        SparseTopKCategoricalAccuracy TopKCategoricalAccuracy
+    """,
+    "keras.mixed_precision": "Policy",
+    "keras.models": "Functional Model Sequential",
+    "keras.optimizers": """
+        Adadelta Adafactor Adagrad Adam AdamW Adamax Ftrl Lion Nadam RMSprop SGD
+    """,
+    "keras.optimizers.schedules": """
+        CosineDecay CosineDecayRestarts ExponentialDecay InverseTimeDecay PiecewiseConstantDecay
+        PolynomialDecay
+    """,
+    "keras.regularizers": "L1 L1L2 L2 OrthogonalRegularizer",
+    "keras.src.engine.functional": "Functional",
+    "keras.src.engine.sequential": "Sequential",
+    "keras.src.models.functional": "Functional",
+    "keras.src.models.sequential": "Sequential",
+    "keras.src.ops.nn": "Gelu LeakyRelu LogSoftmax Relu Relu6 Sigmoid Silu Softmax Softplus",
+    "keras.src.ops.numpy": """
+        Absolute Add Clip Concatenate Cos Divide Einsum Equal Exp ExpandDims Greater Less Log
+        LogicalAnd LogicalNot LogicalOr Matmul Max Maximum Mean Min Minimum Multiply Negative
+        NotEqual Power Reshape Sin Sqrt Square Squeeze Stack Subtract Sum Tanh Transpose Where
+    """,
+}
+_ALLOWED = {module: set(names.split()) for module, names in _ALLOWED.items()}
+#: Without a module, as in an ``.h5`` of any age, Keras looks the name up among its own.
+_ALLOWED[None] = set().union(
+    *_ALLOWED.values(),
+    {"__keras_tensor__", "__numpy__", "__tensor__", "__tuple__", "TensorShape"},  # values
+)
+#: Settings of layers that may be a list, or the path of a file to read.
+_INLINE = ("vocabulary", "idf_weights")
 
 
-def _refuse_code(config, path: Path) -> None:
-    """Keras 3 refuses such files itself, ``tf_keras`` imports whatever module they name."""
-    if isinstance(config, dict):
-        module, name = config.get("module"), config.get("class_name", "")
-        if _CODE.fullmatch(str(name)) or (module and not _PARTS.fullmatch(str(module))):
-            raise ValueError(
-                f"{path} asks for {name!r} of {module or 'Keras'}, which can be any code. If you "
-                "trust its author, load it with Keras's own load_model."
-            )
-    for part in config.values() if isinstance(config, dict) else config:
-        if isinstance(part, dict | list):
-            _refuse_code(part, path)
+def _check_config(config: object, path: Path) -> None:
+    """Refuse a configuration that names anything but what is known to be harmless.
+
+    Keras 3 refuses a part of the rest itself; ``tf_keras`` imports whatever module a file names.
+    """
+    if not isinstance(config, dict) or not isinstance(config.get("class_name"), str):
+        kind = f"a {type(config).__name__}" if config is not None else "null"
+        raise ValueError(
+            f"{path} is not a whole Keras model: its configuration is {kind} without a class_name"
+        )
+    left = [config]
+    while left:  # not by recursion: a configuration can be deeper than Python's stack
+        part = left.pop()
+        if isinstance(part, dict):
+            if "class_name" in part:
+                _check_name(part, path)
+            for key in _INLINE:
+                if not isinstance(part.get(key), list | None):
+                    raise _refused(path, f"reads {key} from {part[key]!r}, which is not inside it")
+            left += part.values()
+        elif isinstance(part, list):
+            left += part
+
+
+def _check_name(part: dict, path: Path) -> None:
+    name, module = part["class_name"], part.get("module")
+    known = str(module).removeprefix("tf_") if module is not None else None
+    if not isinstance(name, str) or name not in _ALLOWED.get(known, ()):
+        raise _refused(path, f"asks for {name!r} of {module or 'Keras'}, which can be any code")
+    if (registered := part.get("registered_name")) not in (None, name):
+        raise _refused(path, f"asks for {registered!r} in place of {name!r}")

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from tokenize import TokenError
 from typing import BinaryIO, TypeVar
 
 import numpy as np
@@ -58,8 +59,16 @@ def array(kind: str, key: str, compute: Callable[[], np.ndarray]) -> np.ndarray:
         f"{kind}/{key}.npy",
         compute,
         save=lambda stream, value: np.save(stream, value, allow_pickle=False),
-        load=lambda path: np.load(path, allow_pickle=False),
+        load=_load_array,
     )
+
+
+def _load_array(path: Path) -> np.ndarray:
+    try:
+        with path.open("rb") as stream:  # np.load would also take a ZIP, and give what is in it
+            return np.lib.format.read_array(stream, allow_pickle=False)
+    except (SyntaxError, TokenError) as error:  # of a header that is no Python
+        raise ValueError(f"{path} is damaged: {error}") from error
 
 
 def stored(
@@ -72,13 +81,14 @@ def stored(
     """What the file ``folder()/name`` holds, computed and stored on the first call.
 
     The file appears whole or not at all, so two processes at once and a killed one are both
-    safe. One that ``load`` raises ValueError, EOFError or OSError for is computed again. Where
+    safe. One that ``load`` raises ValueError, EOFError, OSError or MemoryError for is damaged, and
+    computed again, as where anything but a file has this name. Where
     nothing can be written (a read-only folder, a full disk) the result is still returned, with a
     warning that names the reason.
     """
     path = folder() / name
-    if path.exists():
-        with suppress(ValueError, EOFError, OSError):  # a damaged file is computed again
+    if path.is_file():  # of a pipe, for one, no end would come
+        with suppress(ValueError, EOFError, OSError, MemoryError):
             return load(path)
     result = compute()
     try:

@@ -7,8 +7,8 @@ A handle is tried in this order:
 - an address of TensorFlow Hub or of Kaggle Models, "https://tfhub.dev/google/nnlm-en-dim128/2";
 - the id of a model on the Hugging Face Hub, "bert-base-uncased" or "owner/name".
 
-What a hub gave once is in its own cache, and used from there without asking the network. Neither
-torch nor TensorFlow is imported here but where TensorFlow Hub itself has to download.
+What a hub gave once is in its own cache, and used from there without asking the network. Torch is
+not imported here, TensorFlow only where a SavedModel is found, whose graph is checked first.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from pathlib import Path
 
 import pooch
 
-from tlbook.sources import assets, cache
+from tlbook.sources import assets, cache, graphs
 from tlbook.sources.catalog import Model, alternative, packaged
 
 #: Seconds without a byte after which TensorFlow Hub is given up, and Hugging Face when it is first
@@ -58,10 +58,18 @@ def folder(handle: str | Path, revision: str | None = None) -> Path:
         There is no such model, or it is on a hub that cannot give it. The message says why, which
         packaged model can take its place, and how to fetch it ahead.
     ValueError
-        A revision was given for something that has none.
+        A revision was given for something that has none; or it is a SavedModel that does more than
+        compute, see :func:`tlbook.sources.graphs.check`.
     tlbook.sources.assets.AssetError
         A packaged model that cannot be fetched.
     """
+    place = _folder(handle, revision)
+    if (place / "saved_model.pb").is_file():
+        graphs.check(place)
+    return place
+
+
+def _folder(handle: str | Path, revision: str | None) -> Path:
     name = str(handle)
     if name in packaged():
         _no_revision(revision, f"{name!r} is packaged and has one version")
@@ -118,7 +126,10 @@ def _has_weights(place: Path) -> bool:
     def whole(name: str) -> bool:
         index, shards = place / f"{name}.index.json", {name}
         if index.is_file():  # which may be there without its shards: it is a small file
-            shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            try:
+                shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
+                return False
         return all((place / shard).is_file() for shard in shards)
 
     formats = ("model.safetensors", "pytorch_model.bin")
@@ -174,6 +185,8 @@ def _from_tensorflow_hub(url: str) -> Path:
         with _default_timeout(TIMEOUT):
             place = Path(tensorflow_hub.resolve(url))
         _check_saved_model(place)
+    except graphs.GraphError:
+        raise
     except Exception as error:  # of the network, of the archive, or of TensorFlow's file system
         raise _not_found(url, "TensorFlow Hub", error) from error
     return place
@@ -188,6 +201,7 @@ def _check_saved_model(place: Path) -> None:
     try:
         if not (place / "saved_model.pb").is_file():
             raise OSError("what it sent is not a SavedModel")
+        graphs.check(place)
         tf.saved_model.load(str(place))
     except Exception as error:
         if "not registered" not in str(error):  # then it is whole, and asks for another package

@@ -156,7 +156,12 @@ def _image_encoder(
 ) -> ImageEncoder:
     (file,) = place.rglob("*.pth")
     model = network()
-    load_in_order(model, torch.load(file, weights_only=True))
+    try:
+        weights = torch.load(file, weights_only=True)
+    except Exception as error:  # torch and pickle raise many kinds
+        line = " ".join(str(error).split())
+        raise ValueError(f"{file} does not hold plain tensors: {line}") from error
+    load_in_order(model, weights)
     return ImageEncoder(handle, model.eval(), 224, mean, std, model.dimension)
 
 
@@ -167,6 +172,8 @@ def load_in_order(model: nn.Module, weights: dict[str, torch.Tensor]) -> None:
     agree all along.
     """
     own = model.state_dict()
+    if not isinstance(weights, dict) or not all(map(torch.is_tensor, weights.values())):
+        raise ValueError(f"These weights are not those of {type(model).__name__}.")
     signature, other = (
         [(key.split(".")[-1], tuple(value.shape)) for key, value in state.items()]
         for state in (own, weights)

@@ -2,8 +2,8 @@
 
 :mod:`tlbook.sources.hubs` finds the files, this module makes a model of them. Weights are read from
 safetensors, or by ``torch.load(weights_only=True)``: no code of such a model is ever executed. A
-SavedModel of TensorFlow is different: it *is* a program, of TensorFlow's operations, and some of
-them read and write files. Load one only if you trust its author.
+SavedModel of TensorFlow is different: it *is* a program, of TensorFlow's operations.
+:mod:`tlbook.sources.graphs` reads it first, and refuses one that does more than compute.
 """
 
 import copy
@@ -56,7 +56,7 @@ def load(
     ValueError
         The model cannot be used: its own code would have to run, weights are missing or are
         not plain tensors, there is no tokenizer, or its pooling is not known here; or a SavedModel
-        does not turn a batch of strings or images into vectors.
+        does not turn a batch of strings or images into vectors, or does more than that.
     tlbook.sources.assets.AssetError
         A packaged model that cannot be fetched.
     """
@@ -162,6 +162,7 @@ def _transformer(
     the names of weights that the checkpoint lacks, which can be the pooler's only."""
     if not (folder / "config.json").is_file():
         raise ValueError(f"{handle!r} has no config.json: it is not a model of transformers.")
+    _refuse_foreign(handle, folder)
     with _quiet(), torch.random.fork_rng(devices=[]):
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
@@ -173,7 +174,8 @@ def _transformer(
                 output_loading_info=True,
             )
         except Exception as error:  # transformers raises many kinds
-            raise ValueError(f"{handle!r} cannot be loaded as a text encoder: {error}") from error
+            line = " ".join(str(error).split())
+            raise ValueError(f"{handle!r} cannot be loaded as a text encoder: {line}") from error
     if set(tokenizer.get_vocab().values()) <= set(tokenizer.all_special_ids):
         raise ValueError(
             f"{handle!r} has no tokenizer: no vocabulary was found beside the weights."
@@ -184,20 +186,93 @@ def _transformer(
             f"{handle!r} lacks weights for {', '.join(sorted(missing)[:3])} and so on "
             f"({len(missing)} in all): they would be random."
         )
+    own = _read(folder / "sentence_bert_config.json")
     limits = (
-        _read(folder / "sentence_bert_config.json").get("max_seq_length"),
+        own.get("max_seq_length") if isinstance(own, dict) else None,
         tokenizer.model_max_length,
         getattr(model.config, "max_position_embeddings", None),
     )
-    tokenizer.model_max_length = min(limit for limit in limits if limit)
+    try:
+        tokenizer.model_max_length = min(limit for limit in limits if limit)
+    except TypeError as error:
+        raise ValueError(f"{handle!r} reads no number of tokens: {limits}.") from error
     return model.eval(), tokenizer, set(report["missing_keys"])
+
+
+def _refuse_foreign(handle: str, folder: Path) -> None:
+    """Refuse a folder that has transformers or peft take something from outside of it.
+
+    An adapter makes peft import a module by its name, an attention or expert implementation named
+    like a repository is code from the Hub, and a library of quantization brings formats of its own.
+    """
+    if (folder / "adapter_config.json").is_file():
+        raise ValueError(
+            f"{handle!r} is, or has, an adapter on a model (adapter_config.json), which is not "
+            "loaded here. Merge it into its model with peft's merge_and_unload, and save that."
+        )
+    for key, value in _settings(_read(folder / "config.json")):
+        if key == "quantization_config" and value:
+            raise ValueError(f"{handle!r} is quantized; a model in plain tensors is needed.")
+        if key.endswith("_implementation") and "/" in str(value):
+            raise ValueError(f"{handle!r} asks for code from the Hub: {key} is {value!r}.")
+    for key, value in _settings(_read(folder / "tokenizer_config.json")):
+        if key in ("init_inputs", "vocab", "merges") or key.endswith("_file"):
+            for name in value if isinstance(value, list) else [value]:
+                if isinstance(name, str) and _is_foreign(folder, name):
+                    raise ValueError(
+                        f"{handle!r} reads {key} of its tokenizer from {name!r}, which is not "
+                        "inside it."
+                    )
+    for index in folder.glob("*.index.json"):
+        content = _read(index)
+        for _, name in _settings(content.get("weight_map") if isinstance(content, dict) else None):
+            if isinstance(name, str) and not _is_plain(name):
+                raise ValueError(
+                    f"{handle!r} reads weights from {name!r}, says {index.name}, which is not "
+                    "inside it."
+                )
+
+
+def _settings(part: object) -> Iterator[tuple[str, object]]:
+    """Each key of a configuration with its value, at any depth."""
+    left = [part]
+    while left:
+        part = left.pop()
+        if isinstance(part, dict):
+            yield from part.items()
+            left += part.values()
+        elif isinstance(part, list):
+            left += part
+
+
+def _is_foreign(folder: Path, name: str) -> bool:
+    """Whether a name leads to a file that is not in the folder; old paths lead nowhere."""
+    with suppress(OSError, ValueError):
+        return Path(name).is_file() and not Path(name).resolve().is_relative_to(folder.resolve())
+    return False
+
+
+def _is_plain(name: str) -> bool:
+    return not set("/\\\0") & set(name) and name not in ("", ".", "..")
 
 
 def _sentence_settings(handle: str, folder: Path, pool: str | None) -> tuple[str, bool]:
     """Pooling and normalization as the files of sentence-transformers say."""
     if pool not in (None, "mean", "cls"):
         raise ValueError(f"pool is 'mean' or 'cls', not {pool!r}.")
+    try:
+        return _sentence_files(handle, folder, pool)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{handle!r} has files of sentence-transformers (modules.json and those it names) that "
+            f"make no sense: {error!r}."
+        ) from error
+
+
+def _sentence_files(handle: str, folder: Path, pool: str | None) -> tuple[str, bool]:
     steps = {step["type"].split(".")[-1]: step["path"] for step in _read(folder / "modules.json")}
+    if foreign := [path for path in steps.values() if ".." in path or Path(path).is_absolute()]:
+        raise ValueError(f"{handle!r} has the folder {foreign[0]!r}, which is not inside it.")
     if pool is None and (unknown := set(steps) - {"Transformer", "Pooling", "Normalize"}):
         raise ValueError(
             f"{handle!r} also applies {', '.join(sorted(unknown))}, which is not known here. "
@@ -218,7 +293,10 @@ def _sentence_settings(handle: str, folder: Path, pool: str | None) -> tuple[str
 
 
 def _read(file: Path) -> dict | list:
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    try:
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    except (RecursionError, ValueError) as error:
+        raise ValueError(f"{file} is not JSON that can be read: {error}.") from error
 
 
 @contextmanager
@@ -248,8 +326,9 @@ def _saved_model(handle: str, place: Path) -> SavedModelEncoder:
         signatures = [f.structured_input_signature[0] for f in model.__call__.concrete_functions]
         spec = signatures[0][0]
     except Exception as error:  # TensorFlow raises many kinds
+        line = " ".join(str(error).split())
         raise ValueError(
-            f"{handle!r} cannot be loaded as an encoder: {error}. If it has signatures only, "
+            f"{handle!r} cannot be loaded as an encoder: {line}. If it has signatures only, "
             f"tensorflow_hub.load({str(place)!r}).signatures lists them."
         ) from error
     shape = tuple(spec.shape)
