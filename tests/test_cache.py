@@ -232,7 +232,7 @@ def test_a_full_disk_while_saving_is_told_and_the_value_returned(folder):
 
 WRITER = """
 import sys, numpy as np
-from tlbook import cache
+from tlbook.sources import cache
 
 def compute():
     print("computing", flush=True)

@@ -1,7 +1,7 @@
 """Effects with intervals that count both what varies: seeds and test examples.
 
-The score is balanced accuracy: the mean over classes of the share of correct predictions, so
-chance is one over the number of classes however uneven they are.
+The score is balanced accuracy: the mean over classes of the share of correct predictions, so chance
+is one over the number of classes however uneven they are.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,16 +15,18 @@ from tlbook import checks
 
 @dataclass(frozen=True)
 class Effect:
-    """A mean, or a difference of two, with its interval.
+    """Hold a mean, or a difference of two, with its interval.
 
     Attributes
     ----------
-    value, low, high : float
-        The mean and the limits of its interval; scores are shares of one.
+    value : float
+        The mean or the difference, as a share of one.
+    low, high : float
+        Limits of the interval, as shares of one.
     seeds : int
-        How many seeds the mean is over.
+        Number of seeds, runs or episodes behind it.
     level : float
-        The share of such intervals that should hold the truth.
+        Confidence level of the interval.
     unit : str
         ``"points"`` for shares of one, which are shown as percentage points; else what the value
         counts, such as ``"labels per class"``.
@@ -68,7 +70,7 @@ class Effect:
 
     @property
     def sign(self) -> int:
-        """1 or -1 where the whole interval lies on one side of zero, else 0."""
+        """Return 1 or -1 where the whole interval lies on one side of zero, else 0."""
         return int(self.low > 0) - int(self.high < 0)
 
     def __str__(self) -> str:
@@ -88,23 +90,37 @@ def balanced_accuracy(
     level: float = 0.95,
     resamples: int = 2000,
 ) -> Effect:
-    """Balanced accuracy over seeds, or the gain over a control on the same seeds, with interval.
+    """Compute balanced accuracy over seeds, or the gain over a control on the same seeds.
 
-    Two things vary: the seed (which examples are labeled, initialization) and the test examples,
-    a finite sample. Both are resampled, independently of each other: the pigeonhole bootstrap
-    (Owen, 2007, doi 10.1214/07-AOAS122), with percentile limits. It errs on the wide side.
-    Test examples of one group are resampled together.
+    Two things vary: the seed (which examples are labeled, initialization) and the test examples, a
+    finite sample. For the interval, both are resampled, independently of each other: the pigeonhole
+    bootstrap (Owen, 2007, doi 10.1214/07-AOAS122), with percentile limits. It errs on the wide
+    side. Test examples of one group are resampled together.
 
     Parameters
     ----------
-    y : (n,) true labels of the test examples
-    predictions : (seeds, n) predicted labels
-    control : (seeds, n) predicted labels of another arm; the result is then the difference
-    groups : (n,) which test examples belong together; by default each stands alone
+    y : (n,) array
+        True labels of the test examples.
+    predictions : (seeds, n) array
+        Predicted labels.
+    control : (seeds, n) array, optional
+        Predicted labels of another arm; the result is then the difference.
+    groups : (n,) array, optional
+        Test examples with equal values belong together; by default each stands alone.
+    level : float, optional
+        Confidence level of the interval.
+    resamples : int, optional
+        Number of bootstrap resamples.
+
+    Returns
+    -------
+    Effect
+        The mean or the difference, with its interval.
 
     Raises
     ------
-    ValueError : shapes do not match, or there are fewer than two seeds
+    ValueError
+        Shapes do not match, or there are fewer than two seeds.
     """
     checks.number("level", level, above=0, below=1)
     checks.integer("resamples", resamples, least=1)
@@ -129,27 +145,39 @@ def episode_accuracy(
     level: float = 0.95,
     resamples: int = 2000,
 ) -> Effect:
-    """Accuracy over few-shot episodes, or the gain over a control on the same ones, with interval.
+    """Compute accuracy over few-shot episodes, or the gain over a control on the same ones.
 
-    Episodes can be drawn without end from a test set that stays small, so an interval over
-    episodes alone comes out too narrow (Lafargue et al. 2024, arXiv 2409.02850). What varies is
-    resampled here, each independently of the others, as in :func:`balanced_accuracy`: the episodes
-    (which classes meet, which examples are labeled), the classes with all of their examples, and
-    the runs, if there are several. The limits are percentiles, and a little narrow: in simulations
-    of the tests, with 20 test classes, they hold the truth somewhat less often than they should.
+    Episodes can be drawn without end from a test set that stays small, so an interval over episodes
+    alone comes out too narrow (Lafargue et al. 2024, arXiv 2409.02850). Three things vary: the
+    episodes (which classes meet, which examples are labeled), the classes with all of their
+    examples, and the runs, if there are several. Each is resampled independently of the others, as
+    in :func:`balanced_accuracy`. The limits are percentiles, and a little narrow: in simulations of
+    the tests, with 20 test classes, they hold the truth somewhat less often than they should.
 
     Parameters
     ----------
-    scores : (episodes, ways) share right of each class, as
-        :func:`tlbook.methods.meta.score_episodes` returns it; (runs, episodes, ways) for networks
-        that were trained with several seeds. ``seeds`` of the result counts the runs, or the
-        episodes where there is no axis of runs
-    classes : (episodes, ways) which class each is of
-    control : scores of another learner on the same episodes; the result is then the difference
+    scores : (episodes, ways) or (runs, episodes, ways) array
+        Share of correct predictions for each class, as :func:`tlbook.methods.meta.score_episodes`
+        returns it; with an axis of runs for networks that were trained with several seeds.
+    classes : (episodes, ways) array
+        The class that each score is of.
+    control : array of the shape of ``scores``, optional
+        Scores of another learner on the same episodes; the result is then the difference.
+    level : float, optional
+        Confidence level of the interval.
+    resamples : int, optional
+        Number of bootstrap resamples.
+
+    Returns
+    -------
+    Effect
+        The mean or the difference, with its interval. Its ``seeds`` counts the runs, or the
+        episodes where there is no axis of runs.
 
     Raises
     ------
-    ValueError : shapes do not match, or there are fewer than two runs, ten episodes or two classes
+    ValueError
+        Shapes do not match, or there are fewer than two runs, ten episodes or two classes.
     """
     scores = np.asarray(scores, dtype=float)
     classes, label = np.unique(classes, return_inverse=True)
@@ -167,9 +195,9 @@ def episode_accuracy(
     if scores.ndim == 3 and len(scores) < 2:
         raise ValueError("runs need at least two seeds: a single run is never a result")
     seeds = len(scores)
-    if scores.ndim == 2:  # twice, because scipy resamples no sample of one; it changes nothing
+    if scores.ndim == 2:  # doubled, because scipy refuses a sample of one; the result is the same
         scores = np.stack([scores, scores])
-    # by[r, e, c]: what run r scored on class c in episode e; met[e, c]: whether it was there
+    # by[r, e, c]: score of run r on class c in episode e; met[e, c]: 1 where the episode has it
     n = (len(scores), len(label), len(classes))
     by, met = np.zeros(n), np.zeros(n[1:])
     episodes = np.arange(len(label))[:, None]
@@ -192,10 +220,27 @@ def pigeonhole_interval(
     level: float = 0.95,
     resamples: int = 2000,
 ) -> Effect:
-    """A statistic of balanced accuracies, with the interval of the pigeonhole bootstrap.
+    """Compute a statistic of balanced accuracies, with the interval of the pigeonhole bootstrap.
 
-    ``gains`` (runs, seeds, n) says what each run gains on each test example; the statistic gets
-    the runs' means over seeds and classes, (runs, batch), and returns (batch,).
+    Parameters
+    ----------
+    statistic : callable
+        Function of the runs' means over seeds and classes, (runs, batch), that returns (batch,).
+    y : (n,) array
+        True labels of the test examples.
+    gains : (runs, seeds, n) array
+        What each run gains on each test example, such as 1 for a correct prediction.
+    groups : (n,) array, optional
+        Test examples with equal values belong together; by default each stands alone.
+    level : float, optional
+        Confidence level of the interval.
+    resamples : int, optional
+        Number of bootstrap resamples.
+
+    Returns
+    -------
+    Effect
+        The statistic with its interval.
     """
     # sums[r, s, g, c]: what group g's examples of class c gain with seed s; counts[g, c]: how many
     _, group = np.unique(np.arange(len(y)) if groups is None else groups, return_inverse=True)
@@ -228,7 +273,8 @@ def _with_limits(
 ) -> tuple[float, float, float]:
     """A statistic of positions, and its percentile limits where each sample is resampled by itself.
 
-    It gets positions below each of ``counts``, (resamples, k) each, and returns (resamples,).
+    The statistic gets positions below each of ``counts``, (resamples, k) each, and returns
+    (resamples,).
     ``batch`` of them are computed at once.
     """
     every = [np.arange(count) for count in counts]

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from tlbook.evidence.comparison import Comparison
 from tlbook.evidence.effects import Effect
 
+#: All words that the figures show.
 WORDS = {
     "score": "balanced accuracy (%)",
     "budget": "labels per class",
@@ -29,6 +30,7 @@ WORDS = {
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999")
 
 
+#: A marker for each color.
 MARKERS = "osD^vPX"
 
 
@@ -37,7 +39,7 @@ def style() -> None:
     pd.options.display.max_colwidth = 120
     from matplotlib_inline.backend_inline import set_matplotlib_formats
 
-    set_matplotlib_formats("svg", metadata={"Date": None})  # the same drawing, the same bytes
+    set_matplotlib_formats("svg", metadata={"Date": None})  # equal drawings have equal bytes
     plt.rcParams.update(
         {
             "axes.prop_cycle": plt.cycler(color=COLORS),
@@ -59,9 +61,26 @@ def style() -> None:
 def learning_curves(
     comparison: Comparison, ax: Axes | None = None, arms: Sequence[str] | None = None
 ) -> Axes:
-    """Score against label budget, a line per arm with its interval as a band.
+    """Draw score against label budget, a line per arm with its interval as a band.
 
-    Raises ValueError for more arms than there are colors to tell them apart: choose some.
+    Parameters
+    ----------
+    comparison : tlbook.evidence.comparison.Comparison
+        Predictions of each arm at each budget.
+    ax : matplotlib.axes.Axes, optional
+        Axes to draw on; by default those of a new figure.
+    arms : sequence of str, optional
+        Arms to draw; by default all.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        The axes, with scores in percent.
+
+    Raises
+    ------
+    ValueError
+        There are more arms than colors to tell them apart: choose some.
     """
     arms = comparison.arms if arms is None else arms
     if len(arms) > len(COLORS):
@@ -84,7 +103,22 @@ def learning_curves(
 
 
 def transfer_table(values: np.ndarray, domains: Sequence[str], ax: Axes | None = None) -> Axes:
-    """Scores (shares of one) of every pair of domains: trained on the row, tested on the column."""
+    """Draw the scores of every pair of domains: trained on the row, tested on the column.
+
+    Parameters
+    ----------
+    values : (domains, domains) array
+        Scores as shares of one; they are drawn in percent.
+    domains : sequence of str
+        Names of the domains.
+    ax : matplotlib.axes.Axes, optional
+        Axes to draw on; by default those of a new figure.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        The axes.
+    """
     ax = ax or plt.subplots()[1]
     ax.imshow(100 * values, cmap="cividis", vmin=50, vmax=90, aspect="auto")
     for (row, column), value in np.ndenumerate(values):
@@ -100,7 +134,20 @@ def transfer_table(values: np.ndarray, domains: Sequence[str], ax: Axes | None =
 
 
 def effects(named: dict[str, Effect], ax: Axes | None = None) -> Axes:
-    """Effects as points with their intervals, one below the other, and the line of no effect."""
+    """Draw effects as points with their intervals, one below the other, and the line of no effect.
+
+    Parameters
+    ----------
+    named : dict of str to tlbook.evidence.effects.Effect
+        Effects by the names to show, from top to bottom.
+    ax : matplotlib.axes.Axes, optional
+        Axes to draw on; by default those of a new figure.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        The axes, in points of balanced accuracy.
+    """
     ax = ax or plt.subplots(figsize=(7, 0.8 + 0.4 * len(named)))[1]
     for row, effect in enumerate(named.values()):
         color = {1: COLORS[2], 0: COLORS[6], -1: COLORS[1]}[effect.sign]

@@ -4,8 +4,8 @@ Images are floats (n, 3, height, width) in 0..1. Every image gets parameters of 
 a ``torch.Generator``, and the whole batch is computed at once: crop, mirror, rotation and shift
 together cost one interpolation.
 
-:func:`augment` draws and applies; what it applies, :func:`warp` and :func:`recolor`, takes the
-parameters from the caller.
+:func:`augment` draws random parameters and applies them. It uses :func:`warp` and :func:`recolor`,
+which take the parameters from the caller.
 """
 
 import math
@@ -13,7 +13,8 @@ import math
 import torch
 from torch.nn import functional as F
 
-LUMA = (0.299, 0.587, 0.114)  # of red, green and blue in a pixel's gray: ITU-R BT.601, as in PIL
+#: Shares of red, green and blue in a pixel's gray (ITU-R BT.601, as in PIL).
+LUMA = (0.299, 0.587, 0.114)
 
 
 @torch.no_grad()
@@ -31,23 +32,43 @@ def augment(
     saturation: float = 0.4,
     gray: float = 0.2,
 ) -> torch.Tensor:
-    """New images (n, 3, height, width) in 0..1: a random crop, mirrored, turned, recolored.
+    """Return randomly cropped, mirrored, turned and recolored copies of a batch of images.
 
-    The defaults are near those of SimCLR (Chen et al. 2020, arXiv 2002.05709), without
-    blur and changes of hue. What is switched off does not change what else is drawn.
+    The defaults are near those of SimCLR (Chen et al. 2020, arXiv 2002.05709), without blur and
+    changes of hue. An option that is switched off does not change what is drawn for the others.
 
     Parameters
     ----------
-    scale, ratio : ranges of the crop's share of the image's area and of its width over its height;
-        (1, 1) each for no crop. A crop that would not fit is made smaller
-    flip, gray : probabilities of mirroring left and right, and of losing all color
-    degrees : largest rotation to either side
-    shift : largest shift to each of the four sides, as a share of the image's size
-    brightness, contrast, saturation : factors are drawn from 1 - value to 1 + value
+    images : (n, 3, height, width) torch.Tensor
+        Images as floats in 0..1.
+    generator : torch.Generator
+        Source of all random numbers.
+    scale : (float, float), optional
+        Range of the crop's share of the image's area; (1, 1) for the whole area. A crop that would
+        not fit is made smaller.
+    ratio : (float, float), optional
+        Range of the crop's width over its height, relative to the image's; (1, 1) keeps its
+        proportions.
+    flip : float, optional
+        Probability of mirroring left and right.
+    degrees : float, optional
+        Largest rotation to either side, in degrees.
+    shift : float, optional
+        Largest shift to each of the four sides, as a share of the image's size.
+    brightness, contrast, saturation : float, optional
+        Half-widths of the ranges of factors, which are drawn from 1 - value to 1 + value.
+    gray : float, optional
+        Probability of losing all color.
+
+    Returns
+    -------
+    (n, 3, height, width) torch.Tensor
+        New images in 0..1, on the device and of the type of ``images``.
 
     Raises
     ------
-    ValueError : images of another type, shape or range, or an option out of its range
+    ValueError
+        The images have another type, shape or range, or an option is out of its range.
     """
     _check(images)
     if not (0 < scale[0] <= scale[1] <= 1 and 0 < ratio[0] <= ratio[1]):
@@ -57,7 +78,7 @@ def augment(
     if wrong := {name: value for name, value in options.items() if not 0 <= value <= 1}:
         raise ValueError(f"{wrong}: each must be within 0..1")
     n, _, height, width = images.shape
-    # all that may be needed, so that an option changes only its own effect
+    # Always draw everything, so that an option changes only its own effect
     draws = torch.rand(12, n, generator=generator, device=generator.device).to(images)
     boxes = _boxes(draws[:4], height, width, scale, ratio)
     around_0, around_1 = 2 * draws - 1, lambda row, value: 1 + value * (2 * draws[row] - 1)
@@ -79,7 +100,22 @@ def augment(
 def two_views(
     images: torch.Tensor, generator: torch.Generator, **options
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Two independent :func:`augment` of the same images, with the same options."""
+    """Return two independent augmentations of the same images, with the same options.
+
+    Parameters
+    ----------
+    images : (n, 3, height, width) torch.Tensor
+        Images as floats in 0..1.
+    generator : torch.Generator
+        Source of all random numbers.
+    **options
+        Options of :func:`augment`.
+
+    Returns
+    -------
+    first, second : (n, 3, height, width) torch.Tensor
+        Row i of both comes from row i of ``images``.
+    """
     return augment(images, generator, **options), augment(images, generator, **options)
 
 
@@ -92,20 +128,32 @@ def warp(
     degrees: torch.Tensor | None = None,
     shifts: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Cut a box out of each image, bring it to the image's size, mirror, turn, and shift it.
+    """Cut a box out of each image, resize it to the image's size, mirror, turn and shift it.
 
-    Bilinear, in one interpolation. What comes in from outside of a box repeats the pixels at its
-    edge.
+    All of it is one bilinear interpolation. Pixels from outside of a box repeat those at its edge.
 
     Parameters
     ----------
-    images : (n, 3, height, width) in 0..1
-    boxes : (n, 4) left, top, width, height in pixels, at least one pixel wide and high
-    mirrored : (n,) booleans: left and right change places
-    degrees : (n,) rotations around the center, counterclockwise
-    shifts : (n, 2) to the right and down, as shares of the image's size
+    images : (n, 3, height, width) torch.Tensor
+        Images as floats in 0..1.
+    boxes : (n, 4) torch.Tensor
+        Left, top, width and height of each box in pixels, at least one pixel wide and high.
+    mirrored : (n,) bool torch.Tensor, optional
+        Whether left and right change places; by default they do not.
+    degrees : (n,) torch.Tensor, optional
+        Rotations around the center, counterclockwise, in degrees; by default none.
+    shifts : (n, 2) torch.Tensor, optional
+        Shifts to the right and down, as shares of the image's size; by default none.
 
-    Raises ValueError for images of another type, shape or range, and boxes beyond their image.
+    Returns
+    -------
+    (n, 3, height, width) torch.Tensor
+        The new images, in 0..1.
+
+    Raises
+    ------
+    ValueError
+        The images have another type, shape or range, or a box reaches beyond its image or is empty.
     """
     _check(images)
     n, _, height, width = images.shape
@@ -114,7 +162,7 @@ def warp(
     if (corners < 0).any() or (sides < 1).any() or (corners + sides > size + 1e-3).any():
         raise ValueError(f"a box reaches beyond an image of {width} x {height} pixels, or is empty")
     # From a pixel of the result back to the box: unshift, turn back, mirror, then scale and move.
-    # Everything is in pixels from the center, since a turn is none where x and y differ in units.
+    # Everything is in pixels from the center: a rotation needs the same units for x and y.
     matrix = torch.eye(2).to(images).repeat(n, 1, 1)
     if degrees is not None:
         cos, sin = torch.deg2rad(degrees).cos(), torch.deg2rad(degrees).sin()
@@ -152,11 +200,23 @@ def recolor(
     contrast: torch.Tensor,
     saturation: torch.Tensor,
 ) -> torch.Tensor:
-    """Images whose colors are multiplied, and mixed with gray, each by factors (n,) of its own.
+    """Change brightness, contrast and saturation of each image by factors of its own.
 
-    In this order: ``brightness`` moves each image from black (0) to itself (1) and beyond,
-    ``contrast`` from the mean of its gray, ``saturation`` from each pixel's gray. Values are cut
-    off at 0 and 1 after each, as PIL's ``ImageEnhance`` does.
+    The changes are made in this order: ``brightness`` moves each image from black (0) to itself (1)
+    and beyond, ``contrast`` from the mean of its gray, ``saturation`` from each pixel's gray.
+    Values are cut off at 0 and 1 after each change, as PIL's ``ImageEnhance`` does.
+
+    Parameters
+    ----------
+    images : (n, 3, height, width) torch.Tensor
+        Images as floats in 0..1.
+    brightness, contrast, saturation : (n,) torch.Tensor
+        Factors; 1 changes nothing, 0 leaves black, the mean gray, or each pixel's gray.
+
+    Returns
+    -------
+    (n, 3, height, width) torch.Tensor
+        The new images, in 0..1.
     """
 
     def factor(values: torch.Tensor) -> torch.Tensor:

@@ -17,7 +17,30 @@ from torch.optim import Optimizer
 
 
 class State:
-    """What a run needs to go on as if nothing had happened."""
+    """Hold what a run needs to go on as if it had not been interrupted.
+
+    Parameters
+    ----------
+    run : dict
+        Settings of the run; a checkpoint is loaded only into a run with equal ones.
+
+    Attributes
+    ----------
+    run : dict
+        Settings of the run.
+    done : int
+        Updates of the optimizer that are done.
+    history : list of dict
+        One row per validation.
+    best : dict of str to torch.Tensor
+        Best weights so far, by name; empty before the first validation.
+    best_score : float
+        Their score.
+    waited : int
+        Validations since the best one.
+    stopped : bool
+        Whether training has been stopped early.
+    """
 
     def __init__(self, run: dict):
         self.run = run
@@ -29,7 +52,17 @@ class State:
         self.stopped = False
 
     def consider(self, score: float, model: nn.Module, patience: int | None) -> None:
-        """Keep the weights if they are the best so far; stop if none were for too long."""
+        """Keep the weights if they are the best so far; stop if none were for too long.
+
+        Parameters
+        ----------
+        score : float
+            Score of the weights on validation data; larger is better.
+        model : torch.nn.Module
+            The model with these weights.
+        patience : int or None
+            Validations without a better score after which to stop; None never stops.
+        """
         if score > self.best_score:
             self.best_score, self.waited = score, 0
             self.best = _copy(_own(model))
@@ -38,6 +71,20 @@ class State:
             self.stopped = patience is not None and self.waited >= patience
 
     def save(self, file: Path, model: nn.Module, optimizer: Optimizer) -> None:
+        """Write a checkpoint, whole or not at all.
+
+        It holds what training changes: trained parameters, buffers, the optimizer's state, the best
+        weights and all random numbers' states. Frozen parameters are left out.
+
+        Parameters
+        ----------
+        file : pathlib.Path
+            The file to write, in safetensors format; its folder is made if needed.
+        model : torch.nn.Module
+            The model that is trained.
+        optimizer : torch.optim.Optimizer
+            Its optimizer.
+        """
         moments = optimizer.state_dict()
         tensors = {f"model:{name}": t for name, t in _own(model).items()}
         tensors |= {f"best:{name}": t for name, t in self.best.items()}
@@ -60,6 +107,23 @@ class State:
             whole.replace(file)
 
     def load(self, file: Path, model: nn.Module, optimizer: Optimizer) -> None:
+        """Read a checkpoint into this state, the model, the optimizer and the random generators.
+
+        Parameters
+        ----------
+        file : pathlib.Path
+            A file written by :meth:`save`.
+        model : torch.nn.Module
+            The model, with the same layers frozen as when the checkpoint was written.
+        optimizer : torch.optim.Optimizer
+            Its optimizer.
+
+        Raises
+        ------
+        ValueError
+            The file is no checkpoint, or of another run: its settings, its data or its trained
+            layers differ.
+        """
         state, tensors = read(file)
         other = "remove it, or name another file"
         if differing := [key for key in self.run if state["run"].get(key) != self.run[key]]:

@@ -7,8 +7,8 @@ factor ``None`` means frozen (冻结)::
     groups = param_groups(model, table, lr=5e-5)
     optimizer = torch.optim.AdamW(groups)
 
-Frozen means frozen: no gradient, no weight decay, no BatchNorm statistics, no dropout, not in the
-optimizer. :func:`train_mode` sees to the layers, :func:`audit_frozen` proves it.
+A frozen layer has no gradient, no weight decay, no BatchNorm statistics and no dropout, and is not
+in the optimizer. :func:`train_mode` sees to the layers, :func:`audit_frozen` proves it.
 """
 
 import re
@@ -24,16 +24,50 @@ from torch.optim import Optimizer
 Table = Sequence[tuple[str, float | None]]
 
 
+#: A table that trains every parameter.
 ALL: Table = ((".*", 1.0),)
 
 
 def head_only(head: str = "classifier") -> Table:
-    """Train the head; everything else is frozen."""
+    """Return a table that trains the head and freezes everything else.
+
+    Parameters
+    ----------
+    head : str, optional
+        Pattern of the head's parameter names.
+
+    Returns
+    -------
+    Table
+        Rows for :func:`param_groups`.
+    """
     return (head, 1.0), (".*", None)
 
 
 def last_layers(model: nn.Module, k: int, head: str = "classifier|pooler") -> Table:
-    """Train the head and the last ``k`` numbered layers (``layer.4.``, ``blocks.15.``, ...)."""
+    """Return a table that trains the head and the last ``k`` numbered layers.
+
+    Layers are numbered by their names, such as ``layer.4.`` or ``blocks.15.``.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model whose layers are counted.
+    k : int
+        Number of layers to train besides the head.
+    head : str, optional
+        Pattern of the head's parameter names.
+
+    Returns
+    -------
+    Table
+        Rows for :func:`param_groups`.
+
+    Raises
+    ------
+    ValueError
+        ``k`` is negative, or larger than the number of layers.
+    """
     numbers = _layer_numbers(model)
     if not 0 <= k <= len(numbers):
         raise ValueError(f"k={k}, but the model has {len(numbers)} numbered layers")
@@ -55,18 +89,31 @@ def _layer_numbers(model: nn.Module) -> list[int]:
 def param_groups(
     model: nn.Module, table: Table, lr: float, weight_decay: float = 0.01
 ) -> list[dict]:
-    """Freeze a model by the table, and the parameter groups for an optimizer.
+    """Freeze a model by a table, and return the parameter groups for an optimizer.
 
     Weight decay goes on matrices only: biases and normalization are left alone.
 
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model to freeze, in place.
+    table : Table
+        Rows of (pattern, factor); the first pattern found in a parameter's name decides.
+    lr : float
+        Learning rate where the factor is 1.
+    weight_decay : float, optional
+        Weight decay of matrices.
+
     Returns
     -------
-    One group per factor and kind with ``params``, ``lr``, ``weight_decay``; no frozen parameter.
+    list of dict
+        One group per learning rate and weight decay, with ``params``, ``lr`` and ``weight_decay``.
+        Frozen parameters are in none.
 
     Raises
     ------
-    ValueError : a pattern decides over no parameter, no pattern covers a parameter, or all are
-        frozen
+    ValueError
+        A pattern decides over no parameter, no pattern covers a parameter, or all are frozen.
     """
     factor = _factors(model, table)
     groups: dict[tuple, list] = {}
@@ -111,9 +158,30 @@ def _factors(model: nn.Module, table: Table) -> dict[str, float | None]:
 def unfreeze(
     model: nn.Module, optimizer: Optimizer, pattern: str, lr: float, weight_decay: float = 0.01
 ) -> int:
-    """Set frozen parameters free in the middle of a run (gradual unfreezing, 逐步解冻).
+    """Train frozen parameters from now on, in the middle of a run (gradual unfreezing, 逐步解冻).
 
-    Their number. Raises ValueError where the pattern finds no frozen parameter.
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model that is being trained.
+    optimizer : torch.optim.Optimizer
+        Its optimizer, which gets the parameters as new groups.
+    pattern : str
+        Regular expression searched in the names of frozen parameters.
+    lr : float
+        Learning rate of the new groups.
+    weight_decay : float, optional
+        Weight decay of matrices.
+
+    Returns
+    -------
+    int
+        Number of elements of the parameters that were unfrozen.
+
+    Raises
+    ------
+    ValueError
+        The pattern finds no frozen parameter.
     """
     found = [
         parameter
@@ -131,16 +199,32 @@ def unfreeze(
 
 
 def is_frozen(module: nn.Module) -> bool:
-    """Whether a module has parameters, and none of them is trained."""
+    """Return whether a module has parameters, and none of them is trained.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        A model or a part of it.
+
+    Returns
+    -------
+    bool
+        False for a module without parameters.
+    """
     parameters = list(module.parameters())
     return bool(parameters) and not any(parameter.requires_grad for parameter in parameters)
 
 
 def train_mode(model: nn.Module) -> None:
-    """``model.train()``, but frozen parts stay in eval mode: neither dropout nor statistics.
+    """Set a model to train mode, but keep its frozen parts in eval mode.
 
     ``model.train()`` alone would switch the dropout of a frozen body on and let its BatchNorm
-    follow the batches.
+    statistics follow the batches.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model to switch, in place.
     """
     frozen = is_frozen(model)
     model.train(not frozen)
@@ -152,7 +236,18 @@ def train_mode(model: nn.Module) -> None:
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
-    """All of a model in eval mode inside the ``with`` block, each part in its own mode after it."""
+    """Keep a model in eval mode inside the ``with`` block, and restore each part's mode after it.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model to switch, in place.
+
+    Yields
+    ------
+    None
+        The model is in eval mode until the block ends.
+    """
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -166,12 +261,23 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
 def audit_frozen(model: nn.Module) -> Iterator[None]:
     """Prove that training inside the ``with`` block leaves what is frozen as it was, bit for bit.
 
-    Parameters that are frozen when the block begins, and buffers (such as BatchNorm statistics)
-    of frozen modules.
+    It compares the parameters that are frozen when the block begins, and the buffers of frozen
+    modules (such as BatchNorm statistics).
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model that is trained in the block.
+
+    Yields
+    ------
+    None
+        The comparison is made when the block ends without an error.
 
     Raises
     ------
-    RuntimeError : something frozen moved; the message names it
+    RuntimeError
+        Something frozen changed; the message names it.
     """
     frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
     for prefix, module in model.named_modules():
@@ -186,9 +292,20 @@ def audit_frozen(model: nn.Module) -> Iterator[None]:
 
 
 def describe(model: nn.Module, groups: Sequence[dict] = ()) -> pd.DataFrame:
-    """One row per layer: parameters, how many of them are trained, learning rates.
+    """Return a table of layers: parameters, how many of them are trained, learning rates.
 
-    ``groups`` are those of :func:`param_groups` or ``optimizer.param_groups``.
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model to describe.
+    groups : sequence of dict, optional
+        Groups of :func:`param_groups`, or ``optimizer.param_groups``; without them the learning
+        rates stay empty.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per layer, with columns ``parameters``, ``trained`` and ``learning rate``.
     """
     rates = {id(p): group["lr"] for group in groups for p in group["params"]}
     rows: dict[str, dict] = {}

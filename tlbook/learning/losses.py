@@ -21,13 +21,24 @@ from tlbook.learning.protocol import (
 
 
 def classification(label_smoothing: float = 0.0, class_weights: torch.Tensor | None = None) -> Loss:
-    """Cross-entropy (交叉熵, formulas F1 and F2) of the logits with ``batch["labels"]``.
+    """Return the cross-entropy loss (交叉熵, formulas F1 and F2) of logits with labels.
 
-    ``class_weights``: (classes,), what an example counts by its class, as scikit-learn's
-    ``compute_class_weight("balanced")`` gives it. The loss is divided by the number of examples,
-    not by the sum of their weights as in torch: so it does not depend on how a batch is cut.
+    It compares the logits with ``batch["labels"]``. It is divided by the number of examples, not by
+    the sum of their weights as in torch, so that it does not depend on how a batch is cut.
 
-    The loss raises KeyError for a batch without ``labels``, where transformers returns ``None``.
+    Parameters
+    ----------
+    label_smoothing : float, optional
+        Share of each label, in 0..1, that is spread evenly over all classes.
+    class_weights : (classes,) torch.Tensor, optional
+        Weight of an example by its class, as scikit-learn's ``compute_class_weight("balanced")``
+        gives it; by default all examples weigh the same.
+
+    Returns
+    -------
+    Loss
+        The loss, in nats, with ``accuracy`` in its logs. It raises KeyError for a batch without
+        ``labels``, where transformers returns ``None``.
     """
 
     def loss_fn(model, batch):
@@ -42,11 +53,28 @@ def classification(label_smoothing: float = 0.0, class_weights: torch.Tensor | N
 
 
 def l2_sp(loss_fn: Loss, model: nn.Module, weight: float, head: str = "classifier") -> Loss:
-    """Pull the weights to where they start from, not to zero (Li et al., 2018, arXiv 1802.01483).
+    """Add a penalty that pulls the weights to where they start from, not to zero.
 
-    Adds ``weight / 2 * ||w - w0||^2`` over trained parameters outside the new head, whose
-    start is random. The anchor ``w0`` is a copy: an alias would move along and pull nothing.
+    The penalty is ``weight / 2 * ||w - w0||^2`` over trained parameters outside the new head, whose
+    start is random (Li et al., 2018, arXiv 1802.01483).
+
+    Parameters
+    ----------
+    loss_fn : Loss
+        The loss on the task.
+    model : torch.nn.Module
+        The model as it starts; the anchor ``w0`` is a copy of its weights at the time of the call.
+    weight : float
+        Trade-off weight of the penalty.
+    head : str, optional
+        Part of the names of the parameters that are left out.
+
+    Returns
+    -------
+    Loss
+        The sum of loss and penalty, with ``||w - w0||^2`` as ``distance`` in its logs.
     """
+    # A copy: an alias would move along with the weights and pull nothing
     anchor = {
         name: parameter.detach().clone()
         for name, parameter in model.named_parameters()
@@ -65,17 +93,29 @@ def l2_sp(loss_fn: Loss, model: nn.Module, weight: float, head: str = "classifie
 
 
 def joint(*, target: Loss, source: Loss, weight: Weight = 1.0) -> Loss:
-    """The joint objective ``L_T + weight * L_S`` (formula F4, where the weight is lambda; S14).
+    """Return the joint objective ``L_T + weight * L_S`` of a target and a source (formula F4; S14).
 
-    ``target`` sees the target's columns, ``source`` the source's, each in a pass of its own: batch
-    normalization, where there is any, normalizes each domain by itself. A ``weight`` of 0 is
-    fine-tuning alone: the source is not even looked at. The logs hold the source's as
-    ``source_…``, and the weight.
-
-    ``weight`` may change over training, such as ``lambda progress: 1 - progress``. The batches
+    In F4 the weight is lambda. Each of the two losses sees the columns of its own domain in a pass
+    of its own, so that batch normalization, where there is any, normalizes each domain by itself.
+    With a ``weight`` of 0 this is fine-tuning alone: the source is not even computed. The batches
     are those of :class:`tlbook.learning.batches.Pairs`.
 
-    The loss raises ValueError for a batch without source columns, or as :func:`weight_at`.
+    Parameters
+    ----------
+    target : Loss
+        The loss on the target's columns.
+    source : Loss
+        The loss on the source's columns.
+    weight : float or callable, optional
+        Trade-off weight of the source. It may change over training, such as
+        ``lambda progress: 1 - progress``.
+
+    Returns
+    -------
+    Loss
+        The joint loss. Its logs hold the source's as ``source_…``, and the ``weight``. It raises
+        ValueError for a batch without source columns, or as
+        :func:`tlbook.learning.protocol.weight_at`.
     """
 
     def loss_fn(model, batch):
@@ -93,14 +133,18 @@ def joint(*, target: Loss, source: Loss, weight: Weight = 1.0) -> Loss:
 
 
 def entropy_minimization() -> Loss:
-    """Mean entropy of the predictions, in nats: it needs no labels, and draws the boundary
-    between classes away from where examples are (Grandvalet & Bengio 2004, *Semi-supervised
-    Learning by Entropy Minimization*).
+    """Return the mean entropy of the predictions, in nats, a loss that needs no labels.
 
-    Alone, it is least where all examples are of one class. So it goes with a loss on labels, such
-    as ``joint(target=classification(), source=entropy_minimization(), weight=ramp)`` for
-    ``Pairs(labeled, source=unlabeled, ...)``: a weight that grows does not make sure of guesses
-    that come early. The logs hold the mean probability of the predicted class (``confidence``).
+    It draws the boundary between classes away from where examples are (Grandvalet & Bengio 2004,
+    *Semi-supervised Learning by Entropy Minimization*). Alone, it is least where all examples are
+    of one class, so combine it with a loss on labels: ``joint(target=classification(),
+    source=entropy_minimization(), weight=ramp)`` for ``Pairs(labeled, source=unlabeled, ...)``. A
+    weight that grows keeps early guesses from being made certain.
+
+    Returns
+    -------
+    Loss
+        The loss, with the mean probability of the predicted class as ``confidence`` in its logs.
     """
 
     def loss_fn(model, batch):

@@ -15,35 +15,45 @@ from tlbook.learning.freezing import eval_mode
 from tlbook.sources import imagenets
 
 
-# The frozen prefix of a model that is trained
 def frozen_prefix(
     model: nn.Module, columns: Mapping[str, Sequence], batch_size: int = 32, progress: bool = True
 ) -> tuple[nn.Module, dict[str, Sequence]]:
-    """Compute what the frozen first layers give once, and train only the rest on it.
+    """Compute the outputs of the frozen first layers once, to train only the rest on them.
 
     Training the rest on the new columns has the same gradients as training the whole model on the
-    old ones, several times faster. The rest shares its layers with the model: training one trains
-    the other.
+    old ones, and is several times faster. The rest shares its layers with the model: training one
+    trains the other.
 
     Parameters
     ----------
-    model : frozen by :func:`tlbook.learning.freezing.param_groups`. A BERT-like model of
-        transformers (embeddings, then ``encoder.layer``), or a
-        :class:`tlbook.sources.imagenets.MobileNet`
-    columns : for :class:`tlbook.learning.batches.Batches`: ``input_ids`` of different lengths for a
-        text model, ``x`` (n, 3, height, width) for an image model. Others are passed on. Whatever
-        augments inputs at random must have happened before: the same activations serve every epoch
-    batch_size : images computed at once, or texts of 32 tokens (twice as many of 16)
+    model : torch.nn.Module
+        A BERT-like model of transformers (embeddings, then ``encoder.layer``), or a
+        :class:`tlbook.sources.imagenets.MobileNet`, frozen by
+        :func:`tlbook.learning.freezing.param_groups`.
+    columns : mapping of str to sequence
+        Columns for :class:`tlbook.learning.batches.Batches`: ``input_ids`` of different lengths for
+        a text model, ``x`` (n, 3, height, width) for an image model. Others are passed on. Augment
+        inputs at random before: the same activations serve every epoch.
+    batch_size : int, optional
+        Images computed at once, or texts of 32 tokens (twice as many texts of 16).
+    progress : bool, optional
+        Show a bar when the work takes longer than five seconds.
 
     Returns
     -------
-    The rest of the model, and columns with ``inputs_embeds`` or ``x`` for it. The activations lie
-    in a temporary file, not in memory, and go with the columns.
+    rest : torch.nn.Module
+        The rest of the model.
+    columns : dict of str to sequence
+        Columns for the rest, with ``inputs_embeds`` in the place of ``input_ids``, or a new ``x``.
+        The activations lie in a temporary file, not in memory. It is removed when nothing refers to
+        the columns.
 
     Raises
     ------
-    ValueError : the first layer is trained, so nothing can be computed once
-    TypeError : the model is of neither kind
+    ValueError
+        The first layer is trained, so nothing can be computed once.
+    TypeError
+        The model is of neither kind.
     """
     if isinstance(model, imagenets.MobileNet):
         count = _frozen_layers([model.stem, *model.blocks]) - 1
@@ -74,7 +84,7 @@ def frozen_prefix(
 
 
 class _PassOn(nn.Module):
-    """In the place of embeddings: the activations are there already."""
+    """Take the place of the embeddings, whose outputs are there already."""
 
     def forward(self, inputs_embeds: torch.Tensor, **_) -> torch.Tensor:
         return inputs_embeds
@@ -134,6 +144,6 @@ def _activate_images(prefix: nn.Module, x: Sequence, batch_size: int, bar: tqdm)
 
 
 def _on_disk(shape: tuple[int, ...]) -> np.ndarray:
-    """A float32 array in a file that has no name, and goes when nothing refers to it."""
+    """A float32 array in a file without a name, which is removed when nothing refers to it."""
     with tempfile.TemporaryFile() as file:
         return np.memmap(file, np.float32, shape=shape)

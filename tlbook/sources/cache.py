@@ -1,4 +1,4 @@
-"""The cache folder: downloaded assets, arrays and trained weights that are dear to compute.
+"""The cache folder: downloaded assets, arrays and trained weights that are expensive to compute.
 
 Everything below :func:`folder` can be deleted at any time; it is fetched or computed again.
 """
@@ -20,15 +20,31 @@ T = TypeVar("T")
 
 
 def folder() -> Path:
-    """The cache folder: ``$TLBOOK_CACHE``, or the operating system's place for caches."""
+    """Return the cache folder: ``$TLBOOK_CACHE``, or the operating system's place for caches.
+
+    Returns
+    -------
+    pathlib.Path
+        The folder, which may not exist yet.
+    """
     return Path(os.environ.get("TLBOOK_CACHE") or pooch.os_cache("tlbook"))
 
 
 def digest(*parts: str | bytes | np.ndarray) -> str:
-    """A short hash of strings, bytes and arrays: equal parts in equal order, equal digest.
+    """Return a short hash of strings, bytes and arrays.
 
-    Each part is hashed with its kind and length, so that ``("ab", "c")`` and ``("a", "bc")``
-    differ. Object arrays are hashed as their strings.
+    Equal parts in equal order have equal hashes. Each part is hashed with its kind and length, so
+    that ``("ab", "c")`` and ``("a", "bc")`` differ. Object arrays are hashed as their strings.
+
+    Parameters
+    ----------
+    *parts : str, bytes or array
+        What to hash.
+
+    Returns
+    -------
+    str
+        32 hexadecimal digits.
     """
     total = hashlib.sha256()
     for part in parts:
@@ -50,11 +66,26 @@ def digest(*parts: str | bytes | np.ndarray) -> str:
 
 
 def _encode(text: str) -> bytes:
-    return text.encode("utf-8", "surrogatepass")  # half a character is no reason to fail
+    return text.encode("utf-8", "surrogatepass")  # half a character must not make it fail
 
 
 def array(kind: str, key: str, compute: Callable[[], np.ndarray]) -> np.ndarray:
-    """The array stored as ``folder()/kind/key.npy``, computed and stored on the first call."""
+    """Return the array stored as ``folder()/kind/key.npy``, computed and stored on the first call.
+
+    Parameters
+    ----------
+    kind : str
+        Folder in the cache, such as ``"emoji"``.
+    key : str
+        Name of the file, such as a :func:`digest` of everything that decides the array.
+    compute : callable
+        Function without arguments that returns the array.
+
+    Returns
+    -------
+    array
+        The array, as computed or as stored.
+    """
     return stored(
         f"{kind}/{key}.npy",
         compute,
@@ -78,13 +109,28 @@ def stored(
     save: Callable[[BinaryIO, T], object],
     load: Callable[[Path], T],
 ) -> T:
-    """What the file ``folder()/name`` holds, computed and stored on the first call.
+    """Return what the file ``folder()/name`` holds, computed and stored on the first call.
 
-    The file appears whole or not at all, so two processes at once and a killed one are both
-    safe. One that ``load`` raises ValueError, EOFError, OSError or MemoryError for is damaged, and
-    computed again, as where anything but a file has this name. Where
-    nothing can be written (a read-only folder, a full disk) the result is still returned, with a
-    warning that names the reason.
+    The file appears whole or not at all, so it is safe for two processes to write it at once, or
+    for one to be killed. Where nothing can be written (a read-only folder, a full disk), the result
+    is still returned, with a warning that names the reason.
+
+    Parameters
+    ----------
+    name : str
+        Path of the file in the cache.
+    compute : callable
+        Function without arguments that returns the result.
+    save : callable
+        ``save(stream, result)``, which writes the result to a binary stream.
+    load : callable
+        ``load(path)``, which returns the result. A file is computed again where this raises
+        ValueError, EOFError, OSError or MemoryError, and where anything but a file has this name.
+
+    Returns
+    -------
+    object
+        The result, as computed or as loaded.
     """
     path = folder() / name
     if path.is_file():  # of a pipe, for one, no end would come

@@ -1,4 +1,4 @@
-"""What turns texts or images into vectors: a network with its preprocessing and its pooling."""
+"""Encoders of texts and images: a network with its preprocessing and its pooling."""
 
 import json
 from dataclasses import dataclass
@@ -18,10 +18,24 @@ from tlbook.sources.cache import digest
 
 @dataclass
 class TextEncoder:
-    """A transformer with its tokenizer, and how to make one vector of a text.
+    """Hold a transformer with its tokenizer, and how to make one vector of a text.
 
-    ``pool`` is "mean" (over the tokens of the text) or "cls" (the first token's vector).
-    ``normalize`` scales each vector to length one.
+    Attributes
+    ----------
+    handle : str
+        Name of the model.
+    model : transformers.PreTrainedModel
+        The transformer.
+    tokenizer : transformers.PreTrainedTokenizerBase
+        Its tokenizer.
+    pool : {"mean", "cls"}
+        Mean over the tokens of the text, or the first token's vector.
+    normalize : bool
+        Whether each vector is scaled to length one.
+    max_length : int
+        Largest number of tokens, special ones included; longer texts are cut.
+    dimension : int
+        Length of the vectors.
     """
 
     handle: str
@@ -29,12 +43,12 @@ class TextEncoder:
     tokenizer: PreTrainedTokenizerBase
     pool: str
     normalize: bool
-    max_length: int  # in tokens, with the special ones; longer texts are cut
+    max_length: int
     dimension: int
 
     @property
     def fingerprint(self) -> str:
-        """A hash of all that turns tokens into a vector; it follows the weights of now."""
+        """Hash all that turns tokens into a vector, with the weights as they are now."""
         config = self.model.config.to_dict()
         for key in ("_name_or_path", "transformers_version"):  # differ between equal models
             config.pop(key, None)
@@ -44,10 +58,25 @@ class TextEncoder:
 
 @dataclass
 class ImageEncoder:
-    """An image network, and what it expects of its input.
+    """Hold an image network, and what it expects of its input.
 
-    Images are resized to ``size`` x ``size`` and become ``(pixel - mean) / std`` per channel,
-    with pixels from 0 to 255.
+    Images are resized to ``size`` x ``size`` and become ``(pixel - mean) / std`` per channel, with
+    pixels from 0 to 255.
+
+    Attributes
+    ----------
+    handle : str
+        Name of the model.
+    model : torch.nn.Module
+        The network.
+    size : int
+        Height and width of its images in pixels.
+    mean : (float, float, float)
+        Mean of red, green and blue, in 0..255.
+    std : (float, float, float)
+        Standard deviation of red, green and blue, in 0..255.
+    dimension : int
+        Length of the vectors.
     """
 
     handle: str
@@ -59,35 +88,59 @@ class ImageEncoder:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of all that turns an image into a vector; it follows the weights of now."""
+        """Hash all that turns an image into a vector, with the weights as they are now."""
         return _fingerprint(self.model, str((self.size, self.mean, self.std)))
 
 
 @dataclass
 class SavedModelEncoder:
-    """A SavedModel in TensorFlow Hub's format: called with a batch, it gives a vector for each.
+    """Hold a SavedModel in TensorFlow Hub's format, which gives a vector for each input of a batch.
 
-    ``modality`` is "text": a batch is strings (n,); or "image": float32 from 0 to 1,
-    (n, size, size, 3), in NHWC order, the hub's convention for images.
+    Attributes
+    ----------
+    handle : str
+        Name of the model.
+    folder : pathlib.Path
+        Folder of its files.
+    model : object
+        What ``tensorflow_hub.load`` returns.
+    modality : {"text", "image"}
+        A batch is (n,) strings, or float32 images (n, size, size, 3) in 0..1: in NHWC order, the
+        hub's convention for images.
+    size : int or None
+        Height and width of images in pixels; None for texts.
+    dimension : int
+        Length of the vectors.
     """
 
     handle: str
     folder: Path
-    model: Any  # what tensorflow_hub.load gives
+    model: Any
     modality: str
-    size: int | None  # of images
+    size: int | None
     dimension: int
 
     @property
     def fingerprint(self) -> str:
-        """A hash of all that turns an input into a vector; it follows the weights of now."""
+        """Hash all that turns an input into a vector, with the weights as they are now."""
         # The files too: a model saved without its list of variables has weights all the same
         files = sorted(file for file in self.folder.rglob("*") if file.is_file())
         variables = getattr(self.model, "variables", ())
         return digest(*(file.read_bytes() for file in files), *(v.numpy() for v in variables))
 
     def embed(self, batch: np.ndarray) -> np.ndarray:
-        """Vectors (n, dimension) of a batch, in inference mode."""
+        """Compute the vectors of a batch, in inference mode.
+
+        Parameters
+        ----------
+        batch : (n,) array of str, or (n, size, size, 3) float32 array
+            Texts, or images in 0..1.
+
+        Returns
+        -------
+        (n, dimension) array
+            One vector for each input.
+        """
         import tensorflow as tf
 
         options = {"training": False} if self._has_modes else {}

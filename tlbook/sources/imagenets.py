@@ -1,4 +1,9 @@
-"""Networks that were pretrained on ImageNet: MobileNetV2 and EfficientNet-Lite0."""
+"""Networks that were pretrained on ImageNet: MobileNetV2 and EfficientNet-Lite0.
+
+Both are a stem, a row of inverted residual blocks, a head and a linear classifier, and differ only
+in the table of their blocks and in conventions (:class:`Convolution`). So one freezing table serves
+both: ``stem``, ``blocks.0`` ... ``blocks.15``, ``head``, ``classifier``.
+"""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -13,13 +18,15 @@ from tlbook.sources.encoders import ImageEncoder
 
 
 class SamePadding(nn.Conv2d):
-    """A convolution padded as TensorFlow's ``SAME``: to ``ceil(size / stride)`` outputs.
+    """Convolve with the padding that TensorFlow calls ``SAME``: to ``ceil(size / stride)`` outputs.
 
     Where the padding cannot be even on both sides, the odd pixel goes to the right and the bottom.
-    A symmetric padding would see the image shifted by one pixel at each stride of two.
+    A symmetric padding would see the image shifted by one pixel at each stride of two. The
+    parameters are those of ``torch.nn.Conv2d``.
     """
 
     def forward(self, x):
+        """Return the convolution of ``x`` (n, channels, height, width), padded as ``SAME``."""
         pad = []
         for size, kernel, stride in zip(x.shape[:1:-1], self.kernel_size, self.stride, strict=True):
             total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
@@ -28,10 +35,25 @@ class SamePadding(nn.Conv2d):
 
 
 class Convolution(nn.Sequential):
-    """Convolution (no bias), batch normalization and, unless ``linear``, ReLU6.
+    """Apply a convolution without bias, batch normalization and, unless ``linear``, ReLU6.
 
-    ``tensorflow=True`` keeps the conventions of weights trained there: ``SAME`` padding, and 1e-3
-    as the epsilon and 0.01 as the momentum of batch normalization.
+    Parameters
+    ----------
+    inputs : int
+        Channels before.
+    outputs : int
+        Channels after.
+    kernel : int, optional
+        Height and width of the kernel in pixels.
+    stride : int, optional
+        Step of the kernel in pixels.
+    groups : int, optional
+        Groups of channels that are convolved apart.
+    linear : bool, optional
+        Leave out ReLU6.
+    tensorflow : bool, optional
+        Keep the conventions of weights trained in TensorFlow: ``SAME`` padding, and 1e-3 as the
+        epsilon and 0.01 as the momentum of batch normalization.
     """
 
     def __init__(
@@ -53,8 +75,23 @@ class Convolution(nn.Sequential):
 class InvertedResidual(nn.Module):
     """Expand the channels, filter each of them, project back; add the input where shapes agree.
 
-    Sandler et al. 2018, *MobileNetV2: Inverted Residuals and Linear Bottlenecks*, section 3
-    (arXiv 1801.04381).
+    Sandler et al. 2018, *MobileNetV2: Inverted Residuals and Linear Bottlenecks*, section 3 (arXiv
+    1801.04381).
+
+    Parameters
+    ----------
+    inputs : int
+        Channels before.
+    outputs : int
+        Channels after.
+    kernel : int
+        Height and width of the filters in pixels.
+    stride : int
+        Step of the filters in pixels; with 1, height and width stay.
+    expansion : int
+        Factor of the channels between expanding and projecting; 1 does not expand.
+    tensorflow : bool, optional
+        See :class:`Convolution`.
     """
 
     def __init__(self, inputs, outputs, kernel, stride, expansion, tensorflow=False):
@@ -67,23 +104,33 @@ class InvertedResidual(nn.Module):
         self.residual = stride == 1 and inputs == outputs
 
     def forward(self, x):
+        """Return the block's output for ``x`` (n, inputs, height, width)."""
         out = self.project(self.depthwise(self.expand(x)))
         return x + out if self.residual else out
 
 
 class MobileNet(nn.Module):
-    """Stem, inverted residual blocks, head and classifier.
+    """Classify images by a stem, inverted residual blocks, a head and a linear classifier.
+
+    Stochastic depth, which the authors of EfficientNet use in training, is left out.
 
     Parameters
     ----------
-    stages : list of (expansion, channels, repeats, stride, kernel); the stride is the first block's
-    classes : outputs of the classifier
-    tensorflow : see :class:`Convolution`
+    stages : sequence of (int, int, int, int, int)
+        Expansion, channels, repeats, stride and kernel of each stage. The stride is that of the
+        stage's first block.
+    classes : int, optional
+        Outputs of the classifier.
+    tensorflow : bool, optional
+        See :class:`Convolution`.
 
-    Stochastic depth, which the authors of EfficientNet use in training, is left out.
+    Attributes
+    ----------
+    dimension : int
+        Length of the pooled features, 1280.
     """
 
-    dimension = 1280  # of the pooled features
+    dimension = 1280
 
     def __init__(self, stages, classes=1000, tensorflow=False):
         super().__init__()
@@ -106,16 +153,49 @@ class MobileNet(nn.Module):
         nn.init.zeros_(self.classifier.bias)
 
     def embed(self, images: torch.Tensor) -> torch.Tensor:
-        """Pooled features (n, 1280) of normalized images (n, 3, height, width)."""
+        """Compute pooled features.
+
+        Parameters
+        ----------
+        images : (n, 3, height, width) torch.Tensor
+            Normalized images.
+
+        Returns
+        -------
+        (n, 1280) torch.Tensor
+            The features that the classifier gets.
+        """
         return self.head(self.blocks(self.stem(images))).mean((2, 3))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits (n, classes) of normalized images (n, 3, height, width)."""
+        """Compute logits.
+
+        Parameters
+        ----------
+        images : (n, 3, height, width) torch.Tensor
+            Normalized images.
+
+        Returns
+        -------
+        (n, classes) torch.Tensor
+            The logits.
+        """
         return self.classifier(self.dropout(self.embed(images)))
 
 
 def mobilenet_v2(classes: int = 1000) -> MobileNet:
-    """MobileNetV2 at width 1.0, 3.5M parameters (Sandler et al. 2018, table 2)."""
+    """Return MobileNetV2 at width 1.0, 3.5M parameters (Sandler et al. 2018, table 2).
+
+    Parameters
+    ----------
+    classes : int, optional
+        Outputs of the classifier.
+
+    Returns
+    -------
+    MobileNet
+        The network with random weights.
+    """
     stages = [
         (1, 16, 1, 1, 3),
         (6, 24, 2, 2, 3),
@@ -129,10 +209,20 @@ def mobilenet_v2(classes: int = 1000) -> MobileNet:
 
 
 def efficientnet_lite0(classes: int = 1000) -> MobileNet:
-    """EfficientNet-Lite0, 4.65M parameters, trained in TensorFlow.
+    """Return EfficientNet-Lite0, 4.65M parameters, in the form in which TensorFlow trained it.
 
-    EfficientNet-B0 (Tan and Le 2019, arXiv 1905.11946, table 1) without squeeze-and-excitation and
-    with ReLU6 for swish.
+    This is EfficientNet-B0 (Tan and Le 2019, arXiv 1905.11946, table 1) without
+    squeeze-and-excitation and with ReLU6 for swish.
+
+    Parameters
+    ----------
+    classes : int, optional
+        Outputs of the classifier.
+
+    Returns
+    -------
+    MobileNet
+        The network with random weights.
     """
     stages = [
         (1, 16, 1, 1, 3),
@@ -146,7 +236,7 @@ def efficientnet_lite0(classes: int = 1000) -> MobileNet:
     return MobileNet(stages, classes, tensorflow=True)
 
 
-# The packaged images
+# --- the packaged networks ----------------------------------------------------------------------
 def _image_encoder(
     handle: str,
     place: Path,
@@ -168,8 +258,17 @@ def _image_encoder(
 def load_in_order(model: nn.Module, weights: dict[str, torch.Tensor]) -> None:
     """Load weights whose layers have other names but stand in the model's own order.
 
-    Raises ValueError unless number, shapes and last parts of the names ("weight", "running_mean")
-    agree all along.
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model to load them into, in place.
+    weights : dict of str to torch.Tensor
+        Weights by their names, in order.
+
+    Raises
+    ------
+    ValueError
+        Number, shapes or last parts of the names ("weight", "running_mean") do not agree.
     """
     own = model.state_dict()
     if not isinstance(weights, dict) or not all(map(torch.is_tensor, weights.values())):
@@ -183,6 +282,7 @@ def load_in_order(model: nn.Module, weights: dict[str, torch.Tensor]) -> None:
     model.load_state_dict(dict(zip(own, weights.values(), strict=True)))
 
 
+#: Functions ``(handle, folder)`` that read each packaged network.
 READERS: dict[str, Callable[[str, Path], ImageEncoder]] = {
     "efficientnet-lite0": partial(
         _image_encoder,

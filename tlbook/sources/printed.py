@@ -12,20 +12,37 @@ from tlbook.data import Dataset, labeled
 def letters(
     characters: str = "0123456789", *, size: int = 8, copies: int = 20, seed: int = 0
 ) -> Dataset:
-    """Printed characters, distorted at random, as (n, size, size, 3) images, white on black.
+    """Return printed characters, distorted at random, as images in white on black.
 
-    A labeled source for :func:`digits`, which has the same classes and colors: each character
-    fills the image as there, then is turned, sheared, scaled and moved a little, in ``copies``
-    ways for each font.
+    They are a labeled source for :func:`tlbook.sources.images.digits`, which has the same classes
+    and colors: each character fills the image as there, then is turned, sheared, scaled and moved a
+    little.
 
-    The fonts are the 22 text fonts that come with matplotlib: DejaVu (Bitstream Vera's license;
-    its changes are in the public domain), STIX (a license based on the SIL Open Font License) and
-    BaKoMa's Computer Modern (free to copy and use). ``extra["font"]`` names the file. A group is a
-    family of fonts: its bold and italic cuts differ by little more than a distortion.
+    The fonts are the 22 text fonts that come with matplotlib: DejaVu (Bitstream Vera's license; its
+    changes are in the public domain), STIX (a license based on the SIL Open Font License) and
+    BaKoMa's Computer Modern (free to copy and use). A group is a family of fonts, because its bold
+    and italic cuts differ by little more than a distortion.
+
+    Parameters
+    ----------
+    characters : str, optional
+        Digits and Latin letters, the classes.
+    size : int, optional
+        Height and width of the images in pixels, at least 4.
+    copies : int, optional
+        Random distortions of each character in each font.
+    seed : int, optional
+        Seed of the distortions.
+
+    Returns
+    -------
+    tlbook.data.Dataset
+        Images (n, size, size, 3). ``extra["font"]`` (n,) names the file of each example's font.
 
     Raises
     ------
-    ValueError : a character occurs twice or is not in all fonts, or a number is too small
+    ValueError
+        A character occurs twice or is not in all fonts, or a number is too small.
     """
     if len(set(characters)) < len(characters) or not set(characters) <= _IN_ALL_FONTS:
         raise ValueError(f"{characters!r}: digits and Latin letters only, and each of them once")
@@ -74,13 +91,13 @@ _FONTS = {
 _IN_ALL_FONTS = set("0123456789" + string.ascii_letters)
 
 
-_PIXELS = 64  # of a glyph before it is distorted and made small
+_PIXELS = 64  # height and width of a glyph before it is distorted and made small
 
 
 def _glyphs(file: str, characters: str) -> dict[str, Image.Image]:
     """Each character as a gray image of ``_PIXELS`` x ``_PIXELS``, white on black, which it fills.
 
-    As digits of handwriting were: to the full height, in their own proportions.
+    Like the handwritten digits: to the full height or width, in their own proportions.
     """
     from matplotlib import get_data_path
 
@@ -103,7 +120,7 @@ def _distorted(glyph: Image.Image, size: int, rng: np.random.Generator) -> np.nd
     angle, shear = rng.uniform(-0.2, 0.2, 2)
     zoom, stretch = rng.uniform(0.95, 1.25), rng.uniform(0.9, 1.1)
     cos, sin = np.cos(angle), np.sin(angle)
-    # from a pixel of the result to one of the glyph, both from the center
+    # From a pixel of the result to one of the glyph, both counted from the center
     matrix = (
         zoom
         * np.array([[cos, -sin], [sin, cos]])

@@ -13,10 +13,26 @@ import tensorflow as tf
 
 
 class Reusable(tf.train.Checkpoint):
-    """A SavedModel that can be trained further, the hub's reusable SavedModel.
+    """Let a SavedModel be trained further: a base class with the hub's reusable interface.
 
     A plain ``tf.Module`` would be saved without the lists of variables, and ``hub.KerasLayer``
     would find nothing to train in it.
+
+    Parameters
+    ----------
+    trainable : sequence of tf.Variable
+        Variables to train.
+    fixed : sequence of tf.Variable, optional
+        All other variables.
+
+    Attributes
+    ----------
+    trainable_variables : list of tf.Variable
+        Variables to train.
+    variables : list of tf.Variable
+        All variables, those to train first.
+    regularization_losses : list
+        Empty: there are no penalties on weights.
     """
 
     def __init__(self, trainable: Sequence[tf.Variable], fixed: Sequence[tf.Variable] = ()):
@@ -27,7 +43,13 @@ class Reusable(tf.train.Checkpoint):
 
 
 class CallableModel(Reusable):
-    """A model of Keras 3 or ``tf_keras``: a batch to its outputs, with a switch for training."""
+    """Wrap a model of Keras 3 or ``tf_keras``: call it with a batch, and a switch for training.
+
+    Parameters
+    ----------
+    model : keras.Model or tf_keras.Model
+        A built model with one input.
+    """
 
     def __init__(self, model):
         self.model = model
@@ -51,7 +73,22 @@ def _tf_variable(variable) -> tf.Variable:
 
 
 def save(module: tf.train.Checkpoint, target: Path) -> None:
-    """Save a SavedModel, whole or not at all; without TensorFlow's messages."""
+    """Save a SavedModel, whole or not at all, without TensorFlow's messages.
+
+    If the folder is there already because another process was quicker, it is kept.
+
+    Parameters
+    ----------
+    module : tf.train.Checkpoint
+        The model, such as a :class:`Reusable`.
+    target : pathlib.Path
+        Folder to make.
+
+    Raises
+    ------
+    OSError
+        The folder cannot be written.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     level = tf.get_logger().level
     tf.get_logger().setLevel("ERROR")

