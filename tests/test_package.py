@@ -12,7 +12,10 @@ import tlbook
 FOLDER = Path(tlbook.__file__).parent
 #: The floors of the package: a module imports from its own floor and from those below it.
 FLOORS = [
-    {"cache", "checks", "assets", "data", "hubs", "networks", "pretrained", "savedmodels"},
+    {
+        *("assets", "cache", "checks", "code", "data", "hubs", "networks", "pretrained"),
+        "savedmodels",
+    },
     {
         *("adversarial", "alignment", "augment", "distillation", "features", "freezing"),
         *("keras", "meta", "multitask", "objectives", "pretraining", "training", "weighting"),

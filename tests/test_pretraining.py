@@ -1,7 +1,8 @@
 """Pretraining methods against their loops written out, and what the cache keeps of them."""
 
-import importlib.util
 import math
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -287,7 +288,7 @@ def test_other_arguments_are_trained_anew(change, trainings, monkeypatch):
     elif change == "label":
         labels[7] = 1 - labels[7]
     elif change == "code":
-        monkeypatch.setattr(pretraining, "CODE", "new")
+        monkeypatch.setattr(pretraining, "learning_code", lambda: "new")
     else:
         options[change] *= 2
         options["seed"] += change == "seed"
@@ -313,28 +314,46 @@ def test_progress_is_not_part_of_the_key(trainings, capsys):
     assert len(trainings) == 1
 
 
-def test_a_change_of_any_code_that_trains_counts(monkeypatch):
-    original = Path.read_text
+EDITED = r'''
+import importlib, pathlib, sys
+import tlbook
+from tlbook import pretraining
 
-    def code(edited: str | None = None) -> str:
-        """``CODE`` as it is computed when one module has other text."""
-        spec = importlib.util.spec_from_file_location("another", pretraining.__file__)
-        module = importlib.util.module_from_spec(spec)
-        with monkeypatch.context() as patch:
-            patch.setattr(
-                Path, "read_text", lambda file, *a: original(file, *a) + "#" * (file.stem == edited)
-            )
-            spec.loader.exec_module(module)
-        return module.CODE
+assert pathlib.Path(tlbook.__file__).parent == pathlib.Path(sys.argv[1], "tlbook")
 
+def learning_code(name, edit):
+    file = pathlib.Path(tlbook.__file__).with_name(name + ".py")
+    text = file.read_text()
+    assert edit(text) != text
+    file.write_text(edit(text))
+    found = importlib.reload(pretraining).learning_code()
+    file.write_text(text)
+    return found
+
+print(pretraining.learning_code())
+for name in sys.argv[2:]:
+    print(learning_code(name, lambda text: text.replace("\n\n\n", "\n\n\n# more\n")))
+    print(learning_code(name, lambda text: text.replace('"""', '"""More. ', 1)))
+    print(learning_code(name, lambda text: text + "\nmore = 1\n"))
+'''
+
+
+def test_a_change_of_any_code_that_trains_counts(tmp_path):
+    """But not of a comment or a docstring."""
     found, new = set(), {"pretraining"}
     while new:
         found |= new
         new = set().union(*(_imports(FOLDER / f"{module}.py") for module in new)) - found
-    learning = (found & FLOORS[1]) | {"networks"}
-    assert {"objectives", "freezing"} < learning
-    assert code() == pretraining.CODE
-    assert len({code(), *map(code, learning)}) == 1 + len(learning)
+    learning = sorted((found & FLOORS[1]) | {"networks"})
+    assert {"objectives", "freezing"} < set(learning)
+    shutil.copytree(FOLDER, tmp_path / "tlbook")
+    command = [sys.executable, "-c", EDITED, str(tmp_path), *learning]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    first, *edited = run.stdout.split()
+    assert edited[0::3] == edited[1::3] == [first] * len(learning)
+    assert len({first, *edited[2::3]}) == 1 + len(learning)
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "garbage"])

@@ -7,6 +7,7 @@ GAN, which has a loop of its own. :func:`once` keeps what was trained in the cac
 trained once.
 """
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from torch import nn
 from torch.optim import AdamW
 from tqdm.auto import tqdm
 
-from tlbook import adversarial, augment, cache, freezing, networks, objectives, training
+from tlbook import adversarial, augment, cache, code, freezing, networks, objectives, training
 from tlbook.adversarial import gan_steps
 from tlbook.augment import two_views
 from tlbook.networks import MLP, ConvDecoder, ConvEncoder, Generator
@@ -34,14 +35,9 @@ from tlbook.objectives import (
 )
 from tlbook.training import Batches, steps, warmup_linear
 
-#: What trained weights depend on beside data and settings: this code, and torch
-CODE = cache.digest(
-    torch.__version__,
-    *(
-        Path(module.__file__).read_text("utf-8")
-        for module in (adversarial, augment, freezing, networks, objectives, training)
-    ),
-    Path(__file__).read_text("utf-8"),
+#: Returns a digest of the code that trained weights depend on
+learning_code = code.snapshot(
+    adversarial, augment, freezing, networks, objectives, training, sys.modules[__name__]
 )
 
 
@@ -229,7 +225,8 @@ def once(
     """
     first = [part.cpu().numpy() for part in model.state_dict().values()]
     random = torch.get_rng_state().numpy()  # dropout draws from it
-    key = cache.digest(CODE, *model.state_dict(), *first, random, *content)
+    depends = [torch.__version__, learning_code(), *content]
+    key = cache.digest(*model.state_dict(), *first, random, *depends)
 
     def run() -> dict:
         start = time.process_time()
