@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 from nbformat import v4
 
+from tlbook.code import lines_of_code
 from tlbook.evidence import claims
 from tlbook.evidence.effects import Effect
 from tools import ledger, replicate
@@ -209,9 +210,9 @@ class Method:
 
 
 def test_lines_of_code_hold_code():
-    assert claims.lines_of_code(documented) == 4
-    assert claims.lines_of_code(Method) == 5
-    assert claims.lines_of_code(Method.call) == 4
+    assert lines_of_code(documented) == 4
+    assert lines_of_code(Method) == 5
+    assert lines_of_code(Method.call) == 4
 
 
 def test_methods_of_all_chapters_share_one_table(measured, shown):

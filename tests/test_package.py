@@ -12,7 +12,17 @@ import tlbook
 
 FOLDER = Path(tlbook.__file__).parent
 #: From the ground up: a room's modules import from their own room and from those before it.
-ROOMS = ["checks", "data", "sources", "learning", "evidence", "keras", "methods", "__main__"]
+ROOMS = [
+    "checks",
+    "code",
+    "data",
+    "sources",
+    "learning",
+    "evidence",
+    "keras",
+    "methods",
+    "__main__",
+]
 
 
 def loaded_by(code: str) -> set[str]:

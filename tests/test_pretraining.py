@@ -1,7 +1,8 @@
 """Pretraining methods against their loops written out, and what the cache keeps of them."""
 
-import importlib.util
 import math
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 from torch.nn import functional as F
 
+from tests.test_package import FOLDER, imports
 from tlbook.learning import trained
 from tlbook.learning.augment import two_views
 from tlbook.learning.batches import Batches, pixels
@@ -289,7 +291,7 @@ def test_other_arguments_are_trained_anew(change, trainings, monkeypatch):
     elif change == "label":
         labels[7] = 1 - labels[7]
     elif change == "code":
-        monkeypatch.setattr(trained, "CODE", "new")
+        monkeypatch.setattr(trained, "learning_code", lambda: "new")
     else:
         options[change] *= 2
         options["seed"] += change == "seed"
@@ -315,28 +317,65 @@ def test_progress_is_not_part_of_the_key(trainings, capsys):
     assert len(trainings) == 1
 
 
-def test_a_change_of_any_code_that_trains_counts(monkeypatch):
-    original = Path.read_text
+EDITED = r'''
+import importlib, pathlib, sys
+import numpy as np
+import tlbook
+from tlbook import code
+from tests.test_package import FOLDER, imports
+from tlbook.learning import trained
+from tlbook.methods import pretraining
 
-    def code(edited: str | None = None) -> str:
-        """``CODE`` as it is computed when one module has other text."""
-        spec = importlib.util.spec_from_file_location("another", pretraining.__file__)
-        module = importlib.util.module_from_spec(spec)
-        with monkeypatch.context() as patch:
-            patch.setattr(
-                Path, "read_text", lambda file, *a: original(file, *a) + "#" * (file.stem == edited)
-            )
-            spec.loader.exec_module(module)
-        return module.CODE
+folder = pathlib.Path(tlbook.__file__).parent
+assert folder == pathlib.Path(sys.argv[1], "tlbook")
 
-    found, new = set(), {"pretraining"}
+def key():
+    importlib.reload(trained)  # takes its snapshot anew
+    found = []
+
+    def caught(model, train, *content, code):
+        found.extend(code)
+        raise StopIteration
+
+    pretraining.train_once = caught
+    try:
+        pretraining.pretrain("SimCLR", np.zeros((4, 8, 8, 3), np.uint8))
+    except StopIteration:
+        return trained.learning_code() + code.digest(*found)
+
+def edited(name, edit):
+    file = folder / (name.replace(".", "/") + ".py")
+    text = file.read_text()
+    assert edit(text) != text
+    file.write_text(edit(text))
+    found = key()
+    file.write_text(text)
+    return found
+
+print(key())
+for name in sys.argv[2:]:
+    print(edited(name, lambda text: text.replace("\n\n\n", "\n\n\n# more\n", 1)))
+    print(edited(name, lambda text: text.replace('"""', '"""More. ', 1)))
+    print(edited(name, lambda text: text + "\nmore = 1\n"))
+'''
+
+
+def test_a_change_of_any_code_that_trains_counts(tmp_path):
+    """But not of a comment or a docstring."""
+    found, new = set(), {"methods.pretraining"}
     while new:
         found |= new
-        new = set().union(*(_imports(FOLDER / f"{module}.py") for module in new)) - found
-    learning = (found & FLOORS[1]) | {"networks"}
-    assert {"objectives", "freezing"} < learning
-    assert code() == trained.CODE
-    assert len({code(), *map(code, learning)}) == 1 + len(learning)
+        new = set().union(*(imports(FOLDER)[module] for module in new)) - found
+    learning = sorted(name for name in found if name.startswith(("learning.", "methods.")))
+    assert {"learning.losses", "learning.freezing", "methods.selfsupervised"} < set(learning)
+    shutil.copytree(FOLDER, tmp_path / "tlbook")
+    command = [sys.executable, "-c", EDITED, str(tmp_path), *learning]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    first, *edited = run.stdout.split()
+    assert edited[0::3] == edited[1::3] == [first] * len(learning)
+    assert len({first, *edited[2::3]}) == 1 + len(learning)
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "garbage"])
@@ -356,7 +395,7 @@ def test_a_damaged_file_is_trained_again(damage, trainings, folder):
 KILLED = """
 import sys
 from tests.test_pretraining import run
-from tlbook import pretraining
+from tlbook.methods import pretraining
 
 original = pretraining.steps
 

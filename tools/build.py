@@ -32,7 +32,7 @@ from sqlalchemy.exc import DatabaseError
 from tlbook.sources import assets
 from tools import ledger
 from tools.run import Chapter, ChapterError, cores, plain, run_all
-from tools.watch import digest, python_version
+from tools.watch import digest, python_version, used_code
 
 COSTS = ("cpu_seconds", "wall_seconds", "peak_mb")
 
@@ -156,6 +156,9 @@ def changed(report: dict, root: Path) -> str | None:
     for name, was in report["files"].items():
         if digest(root / name) != was:
             return f"{name} changed"
+    for name, was in report.get("code", {}).items():
+        if (what := _changed_code(root / name, was)) is not None:
+            return f"{name}{what} changed"
     for package, was in report["versions"].items():
         if (now := _version(package)) != was:
             return f"{package} was {was}, now {now}"
@@ -164,6 +167,20 @@ def changed(report: dict, root: Path) -> str | None:
         if name not in table or table[name].sha256 != was:
             return f"asset {name} changed"
     return None
+
+
+def _changed_code(file: Path, was: dict) -> str | None:
+    """What a run used of a module that has changed: ``": name"``, or ``""`` for all of it."""
+    try:
+        now = used_code(file.read_text("utf-8"), list(was["called"]), list(was["lines"]))
+    except (OSError, SyntaxError, ValueError):
+        return ""
+    if now["module"] != was["module"]:
+        return ""
+    names = [name for name, body in was["called"].items() if now["called"].get(name) != body]
+    if not names:
+        names = [name for name, n in was["lines"].items() if now["lines"].get(name) != n]
+    return f": {', '.join(names)}" if names else None
 
 
 def _version(package: str) -> str:

@@ -38,7 +38,7 @@ def compare(record: Mapping, measured: Mapping) -> list[dict]:
     ]
     for row in rows:
         row |= {"moved": moved(row["was"], row["now"]), "remark": remark(row["was"], row["now"])}
-    return sorted(rows, key=lambda row: (ORDER + ("",)).index(row["remark"]))
+    return sorted(rows, key=lambda row: (*ORDER, "").index(row["remark"]))
 
 
 def moved(was: dict | None, now: dict | None) -> float:

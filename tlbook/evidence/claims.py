@@ -6,12 +6,7 @@ collects the findings into the ledger ``results/claims.json``. Tables behind a f
 same way, to ``results/tables``, and so does what each method gained: one table of all chapters.
 """
 
-import ast
-import inspect
-import io
 import re
-import textwrap
-import tokenize
 import tomllib
 from collections.abc import Callable
 from functools import cache
@@ -21,6 +16,7 @@ from typing import Any
 import pandas as pd
 from IPython.display import Markdown, display
 
+from tlbook.code import lines_of_code
 from tlbook.evidence.effects import Effect
 
 #: The type of the output that carries a finding.
@@ -132,21 +128,6 @@ def method(
         f"{data['lines_of_code']} lines of code"
     )
     display({METHOD: data, "text/markdown": sentence, "text/plain": sentence}, raw=True)
-
-
-def lines_of_code(part: Callable) -> int:
-    """Lines of a function's or class's source that hold code: no comments, docstrings, blanks."""
-    source = textwrap.dedent(inspect.getsource(part))
-    lines = set()
-    ignored = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type not in ignored | {tokenize.ENDMARKER}:
-            lines |= set(range(token.start[0], token.end[0] + 1))
-    for node in ast.walk(ast.parse(source)):
-        documented = isinstance(node, ast.FunctionDef | ast.ClassDef)
-        if documented and ast.get_docstring(node) is not None:
-            lines -= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
-    return len(lines)
 
 
 def verdict(effect: Effect) -> str:

@@ -1,8 +1,10 @@
 """Networks trained once: what a training gave is kept by what went into it."""
 
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -10,32 +12,50 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
+from tlbook import code as syntax
+from tlbook.learning import augment, batches, freezing, loop, losses, networks, protocol
 from tlbook.sources import cache
 
-#: What trained weights depend on beside data and settings: this code, and torch
-CODE = cache.digest(torch.__version__)
+#: Return a digest of the code that every training depends on.
+learning_code = syntax.snapshot(
+    augment, batches, freezing, loop, losses, networks, protocol, sys.modules[__name__]
+)
 
 
 def train_once(
-    model: nn.Module, train: Callable[[], np.ndarray], *content: str | np.ndarray
+    model: nn.Module,
+    train: Callable[[], np.ndarray],
+    *content: str | np.ndarray,
+    code: Sequence[ModuleType | Callable] = (),
 ) -> tuple[np.ndarray, float]:
     """Train a model in place, or give it the weights that the same training had before.
 
+    What torch draws afterwards is the same whether the model was trained or not.
+
     Parameters
     ----------
-    train : trains the model and returns losses, to be looked at later
-    content : all that the result depends on beside the model's first weights and the state of
-        torch's random numbers: data, settings. The code of this package's learning modules counts
-        by itself
+    model : torch.nn.Module
+        The model; its first weights are part of what is compared.
+    train : callable
+        Trains the model and returns losses, to be looked at later.
+    *content : str or array
+        All that the result depends on beside the model's first weights and the state of torch's
+        random numbers: data and settings.
+    code : sequence of modules and functions, optional
+        What trains beside the modules of this folder, which count by themselves, such as the module
+        of a method's loss. Comments and docstrings do not count.
 
     Returns
     -------
-    losses, and the CPU seconds that training took when it was done. What torch draws afterwards is
-    the same whether the model was trained or not.
+    losses : array
+        What ``train`` returned.
+    cpu_seconds : float
+        What training took when it was done.
     """
     first = [part.cpu().numpy() for part in model.state_dict().values()]
     random = torch.get_rng_state().numpy()  # dropout draws from it
-    key = cache.digest(CODE, *model.state_dict(), *first, random, *content)
+    depends = [torch.__version__, learning_code(), syntax.digest(*code), *content]
+    key = cache.digest(*model.state_dict(), *first, random, *depends)
 
     def run() -> dict:
         start = time.process_time()

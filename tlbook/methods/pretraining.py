@@ -7,6 +7,7 @@ the GAN, which has a loop of its own. :func:`train_once` keeps what was trained 
 is trained once.
 """
 
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -23,6 +24,7 @@ from tlbook.learning.losses import classification
 from tlbook.learning.networks import MLP, ConvDecoder, ConvEncoder
 from tlbook.learning.protocol import Loss, needs_whole
 from tlbook.learning.trained import train_once
+from tlbook.methods import adversarial, selfsupervised
 from tlbook.methods.adversarial import Generator, gan_steps
 from tlbook.methods.selfsupervised import denoising, masked_reconstruction, reconstruction, simclr
 
@@ -155,7 +157,13 @@ def pretrain(
         parts = _parts(method, side, classes, dimension, width)
         # a pixel's channels side by side in memory: convolutions are faster
         model = nn.ModuleDict(parts).to(memory_format=torch.channels_last)
-        losses, seconds = train_once(model, train, settings, *map(np.asarray, columns.values()))
+        losses, seconds = train_once(
+            model,
+            train,
+            settings,
+            *map(np.asarray, columns.values()),
+            code=[adversarial, selfsupervised, sys.modules[__name__]],
+        )
     model.cpu().eval()  # a GPU may have trained it
     return Pretrained(losses=losses, cpu_seconds=seconds, **parts)
 
