@@ -83,7 +83,7 @@ def test_a_class_smaller_than_the_budget_gives_all_it_has():
 
 @pytest.mark.parametrize("arguments", [{"per_class": -3}, {"per_class": 0}, {"per_class": 2.5}])
 def test_a_budget_is_a_whole_number(arguments):
-    with pytest.raises(ValueError, match="per_class=.* whole number, at least 1"):
+    with pytest.raises(ValueError, match=r"per_class=.* whole number, at least 1"):
         data.sample(made(), **arguments)
 
 

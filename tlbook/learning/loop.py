@@ -154,6 +154,24 @@ def steps(
         yield Step(index, mean_loss, logs, float(norm), examples)
 
 
+def train_model(
+    model: nn.Module, loss_fn: Loss, batches: Batches, optimizer: Optimizer, **options
+) -> list[Step]:
+    """Train to the end of the batches: :func:`steps` where nothing is to be done in between.
+
+    Parameters
+    ----------
+    model, loss_fn, batches, optimizer, **options
+        Those of :func:`steps`.
+
+    Returns
+    -------
+    list of Step
+        All updates, with their losses and logs.
+    """
+    return list(steps(model, loss_fn, batches, optimizer, **options))
+
+
 def check_optimizer(model: nn.Module, optimizer: Optimizer) -> None:
     """Check that an optimizer moves this model, and no other.
 
