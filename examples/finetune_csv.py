@@ -41,10 +41,11 @@ from transformers.utils.logging import disable_progress_bar
 
 from tlbook import checks
 from tlbook.data import Dataset, Split, labeled, split
+from tlbook.errors import TrainingError
 from tlbook.learning.batches import Batches, tokenized
 from tlbook.learning.checkpoint import read as read_checkpoint
 from tlbook.learning.freezing import ALL, head_only, last_layers, param_groups
-from tlbook.learning.loop import TrainingError, fit, predict, warmup_linear
+from tlbook.learning.loop import fit, predict, warmup_linear
 from tlbook.learning.losses import classification
 from tlbook.learning.prefix import frozen_prefix
 from tlbook.sources.assets import AssetError

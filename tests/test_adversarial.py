@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
+from tlbook.errors import TrainingError
 from tlbook.learning.batches import Batches
-from tlbook.learning.loop import TrainingError
 from tlbook.learning.networks import MLP
 from tlbook.methods.adversarial import Discriminator, Generator, diversity, gan_steps
 

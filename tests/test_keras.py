@@ -19,6 +19,8 @@ from sklearn.metrics import accuracy_score, log_loss
 from tqdm import tqdm
 
 import tlbook.keras as tk
+from tlbook.errors import TrainingError
+from tlbook.keras import allowed
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file"),
@@ -363,10 +365,10 @@ def test_training_that_fails_says_where_and_leaves_good_weights(package, digits)
     start = model.get_weights()
     broken = x.copy()
     broken[7, 3] = np.nan
-    with pytest.raises(tk.TrainingError, match=r"gradient nan, at step 0, rows .*\b7\b"):
+    with pytest.raises(TrainingError, match=r"gradient nan, at step 0, rows .*\b7\b"):
         tk.fit(model, (broken, y), batch_size=len(y))
     assert same(model.get_weights(), start)
-    with pytest.raises(tk.TrainingError, match="weights are not finite at step 1, epoch 1"):
+    with pytest.raises(TrainingError, match="weights are not finite at step 1, epoch 1"):
         tk.fit(model, digits, batch_size=len(y), lr=np.inf, optimizer=package.optimizers.SGD)
     assert same(model.get_weights(), start)
 
@@ -835,16 +837,16 @@ def test_what_is_allowed_is_a_class_of_keras():
     values = {"__keras_tensor__", "__numpy__", "__tensor__", "__tuple__", "TensorShape"}
     known = set()
     for package in keras, tf_keras:
-        for part in tk._ALLOWED:
+        for part in allowed.ALLOWED:
             module = package
             for name in (part or "keras").split(".")[1:]:
                 module = getattr(module, name, None)
-            for name in tk._ALLOWED[part]:
+            for name in allowed.ALLOWED[part]:
                 made = getattr(module, name, None)
                 if made is not None:
                     assert isinstance(made, type)
                     assert made.__module__.startswith(package.__name__ + ".")
                     known.add(name)
-    assert known | {"Functional"} == tk._ALLOWED[None] - values
+    assert known | {"Functional"} == allowed.ALLOWED[None] - values
     forbidden = {"Lambda", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer", "Layer"}
-    assert not tk._ALLOWED[None] & forbidden
+    assert not allowed.ALLOWED[None] & forbidden

@@ -16,10 +16,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from tests.test_package import FOLDER, imports
+from tlbook.errors import TrainingError
 from tlbook.learning import trained
 from tlbook.learning.augment import two_views
 from tlbook.learning.batches import Batches, pixels
-from tlbook.learning.loop import TrainingError
 from tlbook.learning.networks import MLP, ConvDecoder, ConvEncoder, mini_bert
 from tlbook.learning.trained import train_once
 from tlbook.methods import pretraining

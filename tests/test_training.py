@@ -15,9 +15,10 @@ from torch import nn
 from torch.optim import SGD, AdamW
 from transformers import BertConfig, BertForSequenceClassification
 
+from tlbook.errors import TrainingError
 from tlbook.learning.batches import Batches, Pairs, tokenized
 from tlbook.learning.freezing import ALL, head_only, last_layers, param_groups
-from tlbook.learning.loop import TrainingError, evaluate, fit, predict, steps, warmup_linear
+from tlbook.learning.loop import evaluate, fit, predict, steps, warmup_linear
 from tlbook.learning.losses import classification, joint, l2_sp
 from tlbook.learning.protocol import needs_whole
 from tlbook.methods.alignment import aligned, coral_loss, domain_adversarial
@@ -693,7 +694,7 @@ def test_frozen_layers_are_not_in_the_checkpoint(tmp_path):
     optimizer = AdamW(param_groups(model, head_only(), lr=1e-3))
     fit(model, classification(), Batches(sentences(), 8), optimizer, checkpoint=tmp_path / "run")
     with safe_open(tmp_path / "run", framework="pt") as content:
-        names = [name for name in content.keys() if name.startswith("model:")]  # noqa: SIM118
+        names = [name for name in content.keys() if name.startswith("model:")]
     assert any("classifier" in name for name in names)
     assert not any("encoder" in name for name in names)
 

@@ -17,13 +17,14 @@ warnings.filterwarnings("ignore", message="IProgress not found")
 
 #: The module in which each public name lives, below ``tlbook``.
 HOMES = {
+    "errors": "TrainingError",
     "data": "Dataset Split concat distinct labeled sample split",
     "sources.pretrained": "classifier load",
     "learning.batches": "Batches Pairs tokenized",
     "learning.features": "features mean_pool preprocess",
     "learning.freezing": "ALL audit_frozen describe eval_mode head_only last_layers param_groups "
     "train_mode unfreeze",
-    "learning.loop": "TrainingError fit predict steps train_model warmup_linear",
+    "learning.loop": "fit predict steps train_model warmup_linear",
     "learning.losses": "classification",
     "learning.prefix": "frozen_prefix",
     "learning.transformer": "FrozenFeatures",

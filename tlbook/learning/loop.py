@@ -25,16 +25,12 @@ from torch.optim import Optimizer
 from tqdm.auto import tqdm
 
 from tlbook import checks
+from tlbook.errors import TrainingError
 from tlbook.learning.batches import Batch, Batches
 from tlbook.learning.checkpoint import State
 from tlbook.learning.freezing import eval_mode, train_mode
 from tlbook.learning.protocol import Loss, logits_of, needs_whole
 from tlbook.sources.cache import digest
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on; the message says at which step and why."""
-
 
 # --- batches ------------------------------------------------------------------------------------
 TOKENS = 2048  # in one pass of a CPU: what it computes between the layers still fits its cache

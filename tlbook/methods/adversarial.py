@@ -16,9 +16,9 @@ from torch import nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
+from tlbook.errors import TrainingError
 from tlbook.learning.batches import Batches
 from tlbook.learning.freezing import train_mode
-from tlbook.learning.loop import TrainingError
 from tlbook.learning.networks import channel_widths, doubling, halving
 
 

@@ -119,7 +119,7 @@ def pretrain(
     ------
     ValueError : an unknown method; labels where none are asked for, or the reverse; images of
         another kind or shape; or a single image in the last batch of a method that compares images
-    tlbook.learning.loop.TrainingError : the loss is not finite; nothing is kept
+    tlbook.errors.TrainingError : the loss is not finite; nothing is kept
     """
     chosen = METHODS.get(method)
     if not chosen and method != "GAN":

@@ -1,0 +1,233 @@
+"""Training in Keras: the twin of :mod:`tlbook.learning.loop`.
+
+Keras compiles the training step once, so a layer frozen later goes on training until the model is
+compiled again. Here every :func:`fit` makes its own step from what is trainable at that moment.
+"""
+
+import inspect
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import keras
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+from sklearn.metrics import accuracy_score
+from tqdm.auto import tqdm
+
+from tlbook.errors import TrainingError
+from tlbook.keras.freezing import factor_of, layers_of, package_of
+
+#: Examples (n, ...), numbers or strings, and their classes 0 ... k - 1, (n,).
+Data = tuple[np.ndarray, np.ndarray]
+
+
+# --- training -----------------------------------------------------------------------------------
+def fit(
+    model,
+    train: Data,
+    *,
+    validation: Data | None = None,
+    epochs: int = 10,
+    batch_size: int = 32,
+    lr: float = 1e-3,
+    optimizer: Callable | None = None,
+    metric: Callable[[np.ndarray, np.ndarray], float] = accuracy_score,
+    patience: int | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Train to the end, or until validation stops improving; the best weights are restored.
+
+    The loss is the mean cross-entropy, plus the regularization that layers ask for: from logits if
+    the last layer has no activation, from probabilities if it has a softmax (no double softmax).
+
+    Parameters
+    ----------
+    model : its weights in float32, or mixed with bfloat16 (with float16, losses need scaling)
+    train, validation : (examples, classes); without validation the last weights stay
+    lr : learning rate; a layer's own is this times its factor, see :func:`freeze`
+    optimizer : learning rate -> optimizer; by default Adam, as in the listings. It starts anew
+        with each call, one for each factor
+    metric : of scikit-learn, ``metric(true, predicted)``; a larger one is better
+    patience : stop after so many epochs without a better score (early stopping, 早停)
+    seed : of the order of examples. Dropout follows the seed that Keras's ``set_random_seed`` was
+        given before the model was made
+
+    Returns
+    -------
+    One row per epoch: step, epoch, training loss, score (with validation), CPU seconds.
+
+    Raises
+    ------
+    ValueError : the data do not fit the model, or nothing is left to train
+    TrainingError : the loss, or a weight, is not finite. The model gets the best weights back
+        that it had, or those at the start
+    """
+    if patience is not None and validation is None:
+        raise ValueError("patience needs validation data: early stopping selects on it")
+    if epochs < 1 or batch_size < 1:
+        raise ValueError(f"epochs={epochs} and batch_size={batch_size} must be at least 1")
+    x, y = _checked(model, train)
+    validation = validation and _checked(model, validation)
+    rng = np.random.default_rng(seed)
+    best, best_score, waited = model.get_weights(), -np.inf, 0
+    done, history, hidden = 0, [], {} if progress else {"disable": True}
+    total = epochs * -(-len(y) // batch_size)
+    with (
+        _frozen_layers_infer(model),
+        tqdm(total=total, unit="step", leave=False, delay=5, **hidden) as bar,
+    ):
+        step = _step(model, x, lr, optimizer)
+        for epoch in range(1, epochs + 1):
+            began, losses = time.process_time(), []
+            order = rng.permutation(len(y))
+            for start in range(0, len(y), batch_size):
+                rows = order[start : start + batch_size]
+                loss, norm = map(float, step(tf.constant(x[rows]), tf.constant(y[rows])))
+                if not np.isfinite(loss + norm):
+                    what = f"the loss is {loss}, the norm of its gradient {norm},"
+                    _give_up(model, best, what, done, f"rows {rows.tolist()}")
+                losses.append(loss * len(rows))
+                done += 1
+                bar.update()
+            if not all(np.isfinite(weight).all() for weight in model.get_weights()):
+                _give_up(model, best, "weights are not finite", done, f"epoch {epoch}")
+            row = {"step": done, "epoch": epoch, "loss": sum(losses) / len(y)}
+            if validation:
+                row["score"] = evaluate(model, validation, metric)
+                waited += 1
+                if row["score"] > best_score:
+                    best, best_score, waited = model.get_weights(), row["score"], 0
+            history.append(row | {"CPU seconds": time.process_time() - began})
+            if patience is not None and waited >= patience:
+                break
+    if validation:
+        model.set_weights(best)
+    return pd.DataFrame(history)
+
+
+def predict(model, x: np.ndarray, batch_size: int = 256) -> np.ndarray:
+    """Probabilities of the classes, float32 (n, k), also of a model that gives logits."""
+    x = _array(x)
+    batches = [tf.constant(x[start : start + batch_size]) for start in range(0, len(x), batch_size)]
+    outputs = np.concatenate([model(batch, training=False).numpy() for batch in batches])
+    return tf.nn.softmax(outputs).numpy() if _gives_logits(model) else outputs
+
+
+def evaluate(
+    model, data: Data, metric: Callable[[np.ndarray, np.ndarray], float] = accuracy_score
+) -> float:
+    """A scikit-learn metric, ``metric(true, predicted)``, of the classes the model predicts."""
+    x, y = data
+    return float(metric(np.asarray(y), predict(model, x).argmax(-1)))
+
+
+def _step(model, x: np.ndarray, lr: float, optimizer: Callable | None) -> Callable:
+    """A function of a batch like ``x`` that updates the weights that are trainable now.
+
+    Returns the loss and the norm of the gradient: relu makes 0 of NaN, so the loss alone may hide
+    that the gradient is not finite.
+    """
+    if not model.trainable_weights:
+        raise ValueError("every layer is frozen: there is nothing left to train")
+    factors = {id(w): factor_of(layer) for _, layer in layers_of(model) for w in layer.weights}
+    groups: dict[float, list] = {}
+    for weight in model.trainable_weights:
+        groups.setdefault(factors.get(id(weight), 1.0), []).append(weight)
+    optimizer = optimizer or package_of(model).optimizers.Adam
+    optimizers = {factor: optimizer(lr * factor) for factor in groups}
+    for factor, weights in groups.items():
+        optimizers[factor].build(weights)
+    logits = _gives_logits(model)
+
+    @tf.function
+    def step(x, y):
+        with tf.GradientTape() as tape:
+            outputs = model(x, training=True)
+            loss = tf.reduce_mean(_cross_entropy(outputs, y, logits))
+            objective = tf.add_n([loss, *(tf.cast(term, loss.dtype) for term in model.losses)])
+        gradients = tape.gradient(objective, groups)
+        norm = tf.linalg.global_norm(tf.nest.flatten(gradients))
+        for factor, weights in groups.items():
+            pairs = zip(gradients[factor], weights, strict=True)
+            optimizers[factor].apply_gradients([(g, w) for g, w in pairs if g is not None])
+        return loss, norm
+
+    batch = tf.TensorSpec([None, *x.shape[1:]], tf.constant(x[:1]).dtype)
+    return step.get_concrete_function(batch, tf.TensorSpec([None], tf.int64))
+
+
+def _cross_entropy(outputs, y, logits: bool):
+    """H(p, q) of each example, (n,)."""
+    outputs = tf.cast(outputs, tf.float32)
+    if logits:
+        return tf.nn.sparse_softmax_cross_entropy_with_logits(y, outputs)
+    probabilities = tf.gather(outputs, y, batch_dims=1)
+    return -tf.math.log(tf.maximum(probabilities, keras.config.epsilon()))  # as Keras: not log 0
+
+
+def _gives_logits(model) -> bool:
+    *_, (name, last) = layers_of(model)
+    activation = getattr(last, "activation", None)
+    activation = getattr(activation, "__name__", "linear")
+    if activation == "softmax" or type(last).__name__ == "Softmax":
+        return False
+    if activation != "linear":
+        raise ValueError(
+            f"the last layer, {name!r}, has the activation {activation}: it must give logits (no "
+            "activation) or probabilities (softmax), one column per class"
+        )
+    return True
+
+
+@contextmanager
+def _frozen_layers_infer(model) -> Iterator[None]:
+    """Frozen layers run in inference mode: in Keras, BatchNorm does so by itself, dropout not."""
+
+    def inference(call: Callable) -> Callable:
+        return lambda *args, training=None, **options: call(*args, training=False, **options)
+
+    frozen = [layer for _, layer in layers_of(model) if not layer.trainable]
+    frozen = [layer for layer in frozen if "training" in inspect.signature(layer.call).parameters]
+    for layer in frozen:
+        object.__setattr__(layer, "call", inference(layer.call))  # Keras's own would track it
+    try:
+        yield
+    finally:
+        for layer in frozen:
+            object.__delattr__(layer, "call")
+
+
+def _give_up(model, best: list[np.ndarray], what: str, step: int, where: str) -> None:
+    model.set_weights(best)
+    raise TrainingError(f"{what} at step {step}, {where}: look at the examples, or lower lr")
+
+
+def _array(x) -> np.ndarray:
+    x = np.asarray(x)
+    return x.astype(np.float32) if x.dtype == np.float64 else x
+
+
+def _checked(model, data: Data) -> Data:
+    """Examples and classes as arrays; also builds a model that is not built yet."""
+    package_of(model)
+    x, y = _array(data[0]), np.asarray(data[1])
+    if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer):
+        raise ValueError(
+            f"classes must be integers (n,), not {y.dtype} {y.shape}; of one-hot rows: argmax(1)"
+        )
+    if len(x) != len(y) or not len(y):
+        raise ValueError(f"{len(x)} examples and {len(y)} classes: as many of each, at least one")
+    outputs = model(tf.constant(x[:8]), training=False).numpy()
+    if outputs.ndim != 2 or outputs.shape[1] < 2:
+        raise ValueError(f"the model gives {outputs.shape[1:]} per example, not a column per class")
+    if y.min() < 0 or y.max() >= outputs.shape[1]:
+        raise ValueError(
+            f"classes are {y.min()} to {y.max()}, but the model has {outputs.shape[1]} outputs, "
+            "counted from 0: see replace_head"
+        )
+    if _gives_logits(model) and (outputs >= 0).all() and np.allclose(outputs.sum(1), 1, atol=1e-5):
+        raise ValueError("the outputs are probabilities, but the last layer is no softmax")
+    return x, y.astype(np.int64)
