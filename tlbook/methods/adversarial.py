@@ -1,8 +1,8 @@
-"""Training a generator and a discriminator against each other (a GAN).
+"""Train a generator and a discriminator against each other: a GAN.
 
-Goodfellow et al. 2014 (arXiv 1406.2661). :func:`gan_steps` is the loop, in the manner of
-:func:`tlbook.learning.loop.steps`: it yields after each pair of updates, and looking at images is
-ordinary Python in the body of a ``for``. :func:`diversity` tells whether the generator has
+Goodfellow et al. 2014 (arXiv 1406.2661). :func:`gan_steps` is the loop. Like
+:func:`tlbook.learning.loop.steps`, it yields after each pair of updates, so you look at images with
+ordinary Python in the body of a ``for`` loop. :func:`diversity` tells whether the generator has
 collapsed to a few images.
 """
 
@@ -23,11 +23,27 @@ from tlbook.learning.networks import channel_widths, doubling, halving
 
 
 class Generator(nn.Module):
-    """Noise (n, latent) to images (n, channels, size, size) in 0..1, as a DCGAN draws them.
+    """Turn noise into images with transposed convolutions, as a DCGAN does.
 
-    Radford et al. 2016 (arXiv 1511.06434): transposed convolutions of stride 2 from 4 x 4 pixels
-    up, batch normalization and ReLU after each but the last, tanh at the end, here moved from
-    -1..1 to 0..1. The last block has ``width`` channels, and each before it twice as many.
+    The network follows Radford et al. 2016 (arXiv 1511.06434): transposed convolutions of stride 2
+    start from 4 x 4 pixels, batch normalization and ReLU follow each but the last, and tanh stands
+    at the end. Here its output is moved from -1..1 to 0..1.
+
+    Parameters
+    ----------
+    latent : int, default 64
+        Number of noise values for each image.
+    size : int, default 32
+        Height and width of the images, in pixels.
+    width : int, default 32
+        Channels of the last block. Each block before it has twice as many as the one that follows.
+    channels : int, default 3
+        Color channels of the images.
+
+    Attributes
+    ----------
+    latent : int
+        Number of noise values for each image.
     """
 
     def __init__(self, latent: int = 64, *, size: int = 32, width: int = 32, channels: int = 3):
@@ -44,14 +60,40 @@ class Generator(nn.Module):
         _start_as_dcgan(self)
 
     def forward(self, noise: torch.Tensor) -> torch.Tensor:
+        """Return the images that the generator makes from noise.
+
+        Parameters
+        ----------
+        noise : (n, latent) torch.Tensor
+            Noise from a normal distribution.
+
+        Returns
+        -------
+        (n, channels, size, size) torch.Tensor
+            Images with values in 0..1.
+        """
         return (self.blocks(noise[:, :, None, None]).tanh() + 1) / 2
 
 
 class Discriminator(nn.Module):
-    """Images (n, channels, size, size) in 0..1 to logits (n,): positive for what looks real.
+    """Tell real images from generated ones with strided convolutions, as a DCGAN does.
 
-    Radford et al. 2016 (arXiv 1511.06434): convolutions of stride 2 with leaky ReLU, batch
-    normalization in all but the first. ``dimension`` is that of :meth:`embed`.
+    The network follows Radford et al. 2016 (arXiv 1511.06434): convolutions of stride 2 with leaky
+    ReLU, and batch normalization in all but the first.
+
+    Parameters
+    ----------
+    size : int, default 32
+        Height and width of the images, in pixels.
+    width : int, default 32
+        Channels of the first block. Each later block has twice as many as the one before it.
+    channels : int, default 3
+        Color channels of the images.
+
+    Attributes
+    ----------
+    dimension : int
+        Number of features that :meth:`embed` returns for each image.
     """
 
     def __init__(self, *, size: int = 32, width: int = 32, channels: int = 3):
@@ -69,11 +111,36 @@ class Discriminator(nn.Module):
         _start_as_dcgan(self)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return one logit for each image, positive for what looks real.
+
+        Parameters
+        ----------
+        images : (n, channels, size, size) torch.Tensor
+            Images with values in 0..1.
+
+        Returns
+        -------
+        (n,) torch.Tensor
+            Logits.
+        """
         return self.classifier(self.blocks(2 * images - 1)).flatten()
 
     def embed(self, images: torch.Tensor) -> torch.Tensor:
-        """Features (n, dimension): the outputs of all blocks, each max-pooled to 4 x 4, side by
-        side. Call it in eval mode, or an image's features depend on the others of its batch."""
+        """Return features of images: the outputs of all blocks, max-pooled to 4 x 4, side by side.
+
+        Call it in eval mode. In training mode, an image's features depend on the others of its
+        batch.
+
+        Parameters
+        ----------
+        images : (n, channels, size, size) torch.Tensor
+            Images with values in 0..1.
+
+        Returns
+        -------
+        (n, dimension) torch.Tensor
+            Features.
+        """
         features, x = [], 2 * images - 1
         for block in self.blocks:
             x = block(x)
@@ -92,13 +159,29 @@ def _start_as_dcgan(model: nn.Module) -> None:
 
 @dataclass(frozen=True)
 class GanStep:
-    """A pair of updates that was just done: the ``index``-th, counting from 0."""
+    """Report one pair of updates that was just done.
+
+    Attributes
+    ----------
+    index : int
+        Position of the pair in training, counted from 0.
+    discriminator_loss : float
+        Cross-entropy on real plus cross-entropy on generated examples, in nats. It is 2 log 2 where
+        the discriminator guesses.
+    generator_loss : float
+        Loss of the generator, in nats. It is log 2 where the discriminator guesses.
+    real : float
+        Mean probability of being real that the discriminator gave real examples, before the
+        updates.
+    generated : float
+        Mean probability of being real that it gave generated examples, before the updates.
+    """
 
     index: int
-    discriminator_loss: float  # cross-entropy of real and of generated, added: 2 log 2 by guessing
-    generator_loss: float  # log 2 where the discriminator guesses
-    real: float  # mean probability that the discriminator gives real examples
-    generated: float  # and generated ones, both before the updates
+    discriminator_loss: float
+    generator_loss: float
+    real: float
+    generated: float
 
 
 def gan_steps(
@@ -112,24 +195,44 @@ def gan_steps(
     smoothing: float = 0.0,
     seed: int = 0,
 ) -> Iterator[GanStep]:
-    """Train both, and yield after every pair of updates: the discriminator's, the generator's.
+    """Train both networks, and yield after each pair of updates.
 
-    The generator maximizes ``log D(G(z))``, the non-saturating form: its gradient does not vanish
-    where the discriminator is sure (Goodfellow et al. 2014).
+    The discriminator is updated first, then the generator. The generator maximizes ``log D(G(z))``,
+    the non-saturating form: its gradient does not vanish where the discriminator is sure
+    (Goodfellow et al. 2014).
 
     Parameters
     ----------
-    generator : makes of noise (n, latent) what ``batch["x"]`` holds
-    discriminator : makes (n,) logits of it, positive for what looks real
-    latent : numbers of noise, from a normal distribution; by default ``generator.latent``
-    smoothing : real examples count as real with 1 - ``smoothing`` only, generated ones not at all:
-        one-sided label smoothing (Salimans et al. 2016, arXiv 1606.03498), 0.1 there
-    seed : of the noise
+    generator : torch.nn.Module
+        Network that turns noise (n, latent) into examples of the shape of ``batch["x"]``.
+    discriminator : torch.nn.Module
+        Network that turns such examples into (n,) logits, positive for what looks real.
+    batches : tlbook.learning.batches.Batches
+        Batches of real examples in the column ``x``. Each batch gives one pair of updates.
+    generator_optimizer : torch.optim.Optimizer
+        Optimizer that holds the generator's parameters.
+    discriminator_optimizer : torch.optim.Optimizer
+        Optimizer that holds the discriminator's parameters.
+    latent : int, optional
+        Number of noise values for each example. By default it is ``generator.latent``.
+    smoothing : float, default 0.0
+        Real examples count as real with a target of 1 - ``smoothing``, and generated ones keep the
+        target 0. This is one-sided label smoothing (Salimans et al. 2016, arXiv 1606.03498), where
+        the value is 0.1.
+    seed : int, default 0
+        Seed of the noise, which comes from a normal distribution.
+
+    Yields
+    ------
+    GanStep
+        The losses and probabilities of the pair of updates.
 
     Raises
     ------
-    ValueError : ``smoothing`` out of range, or the shapes of real and generated examples differ
-    TrainingError : a loss is not finite; its network was not updated by it
+    ValueError
+        If ``smoothing`` is out of range, or real and generated examples differ in shape.
+    tlbook.learning.loop.TrainingError
+        If a loss is not finite. That loss has not updated its network.
     """
     if not 0 <= smoothing < 0.5:
         raise ValueError(f"smoothing={smoothing} must be at least 0 and below 0.5")
@@ -176,13 +279,30 @@ def _update(loss: torch.Tensor, optimizer: Optimizer, message: str, index: int) 
 
 @torch.no_grad()
 def diversity(generated: torch.Tensor, data: torch.Tensor) -> float:
-    """Mean pairwise distance of generated examples over that of the data's.
+    """Compute how much generated examples vary, relative to the data.
 
-    About 1 for a generator that varies as much as the data, near 0 for one that makes a single
-    image whatever the noise (mode collapse). It does not tell whether the images are good: noise
-    varies, too. Distances are Euclidean, of (n, ...) and (m, ...) examples.
+    The result is the mean pairwise Euclidean distance of the generated examples over that of the
+    data. It is about 1 for a generator that varies as much as the data, and near 0 for one that
+    makes a single image from any noise (mode collapse). It does not tell whether the images are
+    good, because noise varies, too.
 
-    Raises ValueError for fewer than two examples of either, different shapes, or data all alike.
+    Parameters
+    ----------
+    generated : (n, ...) torch.Tensor
+        Generated examples, two or more.
+    data : (m, ...) torch.Tensor
+        Real examples of the same shape, two or more.
+
+    Returns
+    -------
+    float
+        Ratio of the two mean distances.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two examples of either kind, their shapes differ, or the examples of
+        the data are all alike.
     """
     if generated.shape[1:] != data.shape[1:] or min(len(generated), len(data)) < 2:
         raise ValueError(

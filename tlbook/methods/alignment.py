@@ -1,18 +1,18 @@
-"""Domain adaptation (领域自适应, S15) by alignment: source and target are made to look alike.
+"""Adapt to a domain (领域自适应, S15) by alignment: make source and target look alike.
 
-The target has no labels; those of the source train the classifier. What differs between methods is
-how far apart two domains are said to be:
+The target has no labels; those of the source train the classifier. The methods differ in how they
+measure the distance between two domains:
 
 - :func:`coral_loss` compares covariances, :func:`mmd` means in the space of a kernel.
   :func:`aligned` trains a network on the source's labels and against such a distance between its
   features.
 - :func:`domain_adversarial` trains against a discriminator of domains instead.
-- :class:`CORAL` and :class:`OTMapping` leave the features as they are and map those of the source
-  onto the target's, for scikit-learn's classifiers.
+- :class:`CORAL` and :class:`OTMapping` leave the target's features as they are and map those of the
+  source onto them, for scikit-learn's classifiers.
 - :func:`mmd_test` tells whether two samples differ at all.
 
-Losses take batches of :class:`tlbook.learning.batches.Pairs`, and ask the loop for them in one
-piece, since they compare the examples of a batch.
+Losses take batches of :class:`tlbook.learning.batches.Pairs`. They compare the examples of a batch,
+so they ask the loop for it in one piece.
 """
 
 import math
@@ -45,10 +45,26 @@ from tlbook.methods.weighting import checked_source
 
 # --- how far apart two samples are --------------------------------------------------------------
 def coral_loss(source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Squared distance of the covariances of (n, d) and (m, d) features, over 4 d^2: Deep CORAL
-    (Sun & Saenko 2016, arXiv 1607.01719). Means are not compared.
+    """Compute the squared distance of two covariance matrices, over 4 d^2 (Deep CORAL).
 
-    Raises ValueError for different dimensions or fewer than two examples of a domain.
+    This is the loss of Sun & Saenko 2016 (arXiv 1607.01719). It does not compare means.
+
+    Parameters
+    ----------
+    source : (n, d) torch.Tensor
+        Features of source examples, two or more.
+    target : (m, d) torch.Tensor
+        Features of target examples, two or more.
+
+    Returns
+    -------
+    () torch.Tensor
+        The loss.
+
+    Raises
+    ------
+    ValueError
+        If the dimensions differ, or a domain has fewer than two examples.
     """
     source, target = _vectors(source, target)
     difference = torch.atleast_2d(source.T.cov() - target.T.cov())
@@ -61,21 +77,36 @@ def mmd(
     bandwidths: Sequence[float] | None = None,
     unbiased: bool = False,
 ) -> torch.Tensor:
-    """Squared maximum mean discrepancy of (n, d) and (m, d) samples (Gretton et al. 2012, *A Kernel
-    Two-Sample Test*, JMLR 13).
+    """Compute the squared maximum mean discrepancy of two samples.
 
-    The kernel is the mean of Gaussian ones, ``exp(-distance^2 / (2 bandwidth^2))``, as in deep
-    adaptation networks (Long et al. 2015, arXiv 1502.02791).
+    The discrepancy is that of Gretton et al. 2012 (*A Kernel Two-Sample Test*, JMLR 13). The kernel
+    is the mean of Gaussian ones, ``exp(-distance^2 / (2 bandwidth^2))``, as in deep adaptation
+    networks (Long et al. 2015, arXiv 1502.02791).
 
     Parameters
     ----------
-    bandwidths : in units of the features; by default 1/4, 1/2, 1, 2 and 4 times the median distance
-        of all examples, which counts as a constant in the gradient
-    unbiased : leave out the similarity of each example with itself. Its mean is 0 for samples of
-        one distribution, so it may be negative; the biased one is never below 0
+    source : (n, d) torch.Tensor
+        Features of source examples, two or more.
+    target : (m, d) torch.Tensor
+        Features of target examples, two or more.
+    bandwidths : sequence of float, optional
+        Widths of the kernels, in units of the features. By default they are 1/4, 1/2, 1, 2 and 4
+        times the median distance between examples, which counts as a constant in the gradient.
+    unbiased : bool, default False
+        Whether to leave out the similarity of each example with itself. The unbiased estimate has
+        mean 0 for samples of one distribution, so it may be negative. The biased one is never below
+        0.
 
-    Raises ValueError for different dimensions, fewer than two examples of a domain, or bandwidths
-    that are not positive.
+    Returns
+    -------
+    () torch.Tensor
+        The squared discrepancy.
+
+    Raises
+    ------
+    ValueError
+        If the dimensions differ, a domain has fewer than two examples, or a bandwidth is not
+        positive.
     """
     source, target = _vectors(source, target)
     n = len(source)
@@ -88,13 +119,30 @@ def mmd(
 
 
 def transport_plan(cost: np.ndarray, regularization: float = 0.0) -> np.ndarray:
-    """(n, m) shares of mass to move from each row to each column at the least cost, by POT.
+    """Compute how to move mass from rows to columns at the least cost, with POT.
 
-    All rows have the same mass, and so have all columns; together they have 1. A
-    ``regularization`` above 0, in units of the mean cost, spreads the plan out: it is then
-    Sinkhorn's (Cuturi 2013, arXiv 1306.0895).
+    All rows have the same mass, and so have all columns. The rows together have mass 1, and so do
+    the columns.
 
-    Raises ValueError for costs that are not finite or a negative ``regularization``.
+    Parameters
+    ----------
+    cost : (n, m) numpy.ndarray
+        Cost of moving one unit of mass from each row to each column.
+    regularization : float, default 0.0
+        Strength of the entropy term, in units of the mean cost. A value above 0 spreads the plan
+        out and gives Sinkhorn's plan (Cuturi 2013, arXiv 1306.0895). With 0 the plan is exact.
+
+    Returns
+    -------
+    (n, m) numpy.ndarray
+        Mass to move from each row to each column.
+
+    Raises
+    ------
+    ValueError
+        If a cost is not finite, or ``regularization`` is negative.
+    ModuleNotFoundError
+        If POT is not installed.
     """
     if not np.isfinite(cost).all() or not regularization >= 0:
         raise ValueError(f"costs must be finite, and regularization={regularization} at least 0")
@@ -148,7 +196,15 @@ def _kernel(x: torch.Tensor, bandwidths: Sequence[float] | None) -> torch.Tensor
 
 
 class PermutationTest(NamedTuple):
-    """What :func:`mmd_test` finds."""
+    """Hold the result of :func:`mmd_test`.
+
+    Attributes
+    ----------
+    statistic : float
+        Squared maximum mean discrepancy of the two samples, the biased estimate.
+    pvalue : float
+        Share of the divisions of the examples whose discrepancy is at least as large.
+    """
 
     statistic: float
     pvalue: float
@@ -162,15 +218,36 @@ def mmd_test(
     permutations: int = 999,
     seed: int = 0,
 ) -> PermutationTest:
-    """Do two samples (n, d) and (m, d) come from one distribution? A permutation test.
+    """Test by permutation whether two samples come from one distribution.
 
-    If they do, it does not matter which examples are said to be of the one and which of the other:
-    the p-value is the share of such divisions, the true one among them, whose :func:`mmd` (biased)
-    is at least as large. Under the null hypothesis it is at most 0.05 in at most 5 % of cases,
-    whatever the sizes. Examples must be independent: groups of like ones make it too small.
+    If they do, it does not matter which examples belong to which sample. The p-value is the share
+    of such divisions, the true one among them, whose :func:`mmd` (biased) is at least as large.
+    Under the null hypothesis it is at most 0.05 in at most 5 % of cases, for samples of any size.
+    Examples must be independent: groups of similar examples make the p-value too small.
 
-    Raises ValueError as :func:`mmd`, for numbers that are not finite, or fewer than one
-    permutation.
+    Parameters
+    ----------
+    x : (n, d) numpy.ndarray
+        First sample, two or more examples.
+    y : (m, d) numpy.ndarray
+        Second sample, two or more examples.
+    bandwidths : sequence of float, optional
+        Widths of the kernels, in units of the features, as for :func:`mmd`.
+    permutations : int, default 999
+        Number of random divisions to compare with the true one.
+    seed : int, default 0
+        Seed of the random divisions.
+
+    Returns
+    -------
+    PermutationTest
+        The discrepancy and its p-value.
+
+    Raises
+    ------
+    ValueError
+        If a number is not finite, there is fewer than one permutation, or :func:`mmd` would refuse
+        the samples or bandwidths.
     """
     if permutations < 1:
         raise ValueError(f"permutations={permutations} must be at least 1")
@@ -194,16 +271,34 @@ def aligned(
     *layers: str,
     weight: Weight = 1.0,
 ) -> Loss:
-    """Cross-entropy on the source, plus ``weight`` times a distance of the domains, summed over
-    layers: of what these put out for the source and for the target.
+    """Return a loss that trains on the source and pulls the features of both domains together.
 
-    ``distance`` is :func:`coral_loss`, :func:`mmd`, or any other function
-    of (n, d) and (m, d) features. Labels of the target are not used, also where the batch has
-    them. Both domains pass the network together, so batch normalization sees them as one. The
-    logs hold the ``accuracy`` on the source and the ``distance``.
+    The loss is the cross-entropy on the source plus ``weight`` times a distance of the domains. The
+    distance compares what a layer puts out for the source and for the target, and is summed over
+    layers. Labels of the target are not used, even where the batch has them. Both domains pass
+    through the network together, so batch normalization sees them as one.
 
-    Raises ValueError for no layers. The loss raises ValueError or KeyError for a batch without
-    source columns or their labels, or domains whose columns differ.
+    Parameters
+    ----------
+    distance : callable
+        Function of (n, d) source and (m, d) target features, such as :func:`coral_loss` or
+        :func:`mmd`.
+    *layers : str
+        Names of the layers whose outputs are compared, one or more.
+    weight : float or callable, default 1.0
+        Weight of the distance, or a function that gives it for the progress of training in 0..1.
+
+    Returns
+    -------
+    tlbook.learning.protocol.Loss
+        The loss. Its logs hold the ``accuracy`` on the source and the ``distance``. It raises
+        ValueError or KeyError for a batch without source columns or their labels, or where the
+        columns of the domains differ.
+
+    Raises
+    ------
+    ValueError
+        If no layer is named.
     """
     if not layers:
         raise ValueError("name one or more layers whose outputs to align")
@@ -219,23 +314,51 @@ def aligned(
 
 
 def dann_schedule(progress: float) -> float:
-    """``2 / (1 + exp(-10 progress)) - 1``: from 0, so that a new discriminator does no harm, to
-    nearly 1 (Ganin et al. 2016, arXiv 1505.07818)."""
+    """Return the weight of the reversed gradient for the progress of training.
+
+    The weight is ``2 / (1 + exp(-10 progress)) - 1``. It starts at 0, so that a new discriminator
+    does no harm, and rises to nearly 1 (Ganin et al. 2016, arXiv 1505.07818).
+
+    Parameters
+    ----------
+    progress : float
+        Share of training that is done, in 0..1.
+
+    Returns
+    -------
+    float
+        Weight in 0..1.
+    """
     return 2 / (1 + math.exp(-10 * progress)) - 1
 
 
 def domain_adversarial(layer: str, weight: Weight = dann_schedule) -> Loss:
-    """Cross-entropy on the source, and a discriminator of domains that the features are to deceive
-    (DANN: Ganin et al. 2016, arXiv 1505.07818).
+    """Return a loss whose features must fool a discriminator of domains (DANN).
 
-    ``model`` is a :class:`tlbook.learning.networks.WithAuxiliary`, whose ``auxiliary`` makes of the
-    features that ``layer`` puts out one logit, positive for the source, such as ``MLP([d, 64,
-    1])``. It learns to tell the domains apart; its gradient reaches the features reversed, times
-    ``weight``. Otherwise as :func:`aligned`. The logs hold the discriminator's
-    ``domain_accuracy``, 0.5 where it guesses, and the ``weight``.
+    The loss is the cross-entropy on the source plus that of the discriminator, which learns to tell
+    the domains apart. The discriminator's gradient reaches the features reversed, times ``weight``
+    (Ganin et al. 2016, arXiv 1505.07818). As in :func:`aligned`, labels of the target are not used,
+    and both domains pass through the network together.
 
-    The loss raises ValueError for a model without ``auxiliary``, or for one that does not make one
-    logit of each example.
+    The model is a :class:`tlbook.learning.networks.WithAuxiliary`. Its ``auxiliary`` is the
+    discriminator: it turns the features of ``layer`` into one logit, positive for the source. An
+    example is ``MLP([d, 64, 1])``.
+
+    Parameters
+    ----------
+    layer : str
+        Name of the layer whose output the discriminator sees.
+    weight : float or callable, default dann_schedule
+        Weight of the reversed gradient, or a function that gives it for the progress of training in
+        0..1.
+
+    Returns
+    -------
+    tlbook.learning.protocol.Loss
+        The loss. Its logs hold the ``accuracy`` on the source, the ``weight``, and the
+        discriminator's ``domain_accuracy``, which is 0.5 where it guesses. It raises ValueError for
+        a model without ``auxiliary``, or where ``auxiliary`` does not make one logit for each
+        example. It raises the errors of :func:`aligned`'s loss as well.
     """
 
     def loss_fn(model, batch):
@@ -258,8 +381,22 @@ def domain_adversarial(layer: str, weight: Weight = dann_schedule) -> Loss:
 
 
 def reverse_gradient(x: torch.Tensor, weight: float = 1.0) -> torch.Tensor:
-    """``x`` itself; its gradient is multiplied by ``-weight`` (Ganin & Lempitsky 2015, arXiv
-    1409.7495)."""
+    """Return the input itself, and multiply its gradient by ``-weight`` on the way back.
+
+    This is the gradient reversal of Ganin & Lempitsky 2015 (arXiv 1409.7495).
+
+    Parameters
+    ----------
+    x : (...) torch.Tensor
+        Any tensor.
+    weight : float, default 1.0
+        Factor of the reversed gradient.
+
+    Returns
+    -------
+    (...) torch.Tensor
+        The values of ``x``.
+    """
     return _ReverseGradient.apply(x, weight)
 
 
@@ -310,20 +447,30 @@ def _stacked(source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 # --- features mapped onto the target ------------------------------------------------------------
 class _SourceMapping(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
-    """What :class:`CORAL` and :class:`OTMapping` share: which rows are moved, and which are not."""
+    """Share what :class:`CORAL` and :class:`OTMapping` have in common: which rows are moved."""
 
     def fit(self, X, y=None, source=None):
         """Learn the map from rows of both domains.
 
         Parameters
         ----------
-        X : (n, d) features of both domains
-        y : not used
-        source : (n,) booleans, True for rows of the source. Without it all rows are the target's,
-            so there is nothing to align, and :meth:`transform` changes nothing
+        X : (n, d) array-like
+            Features of both domains.
+        y : None
+            Not used.
+        source : (n,) array-like of bool, optional
+            True for rows of the source. Without it all rows are the target's. Then there is nothing
+            to align, and :meth:`transform` changes nothing.
 
-        Raises ValueError for a ``source`` of another type or shape, or fewer than two rows of one
-        domain.
+        Returns
+        -------
+        self
+            The fitted transformer.
+
+        Raises
+        ------
+        ValueError
+            If ``source`` has another type or shape, or a domain has fewer than two rows.
         """
         X = validate_data(self, X, dtype=(np.float64, np.float32))
         rows = _source_rows(X, source)
@@ -338,10 +485,25 @@ class _SourceMapping(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         return self
 
     def transform(self, X, source=None):
-        """``X`` with the rows of the source moved onto the target, and the target's as they are.
+        """Move the rows of the source onto the target, and leave the target's as they are.
 
-        Without ``source`` all rows are the target's, as they are when a classifier that was fitted
-        on the moved source predicts.
+        Parameters
+        ----------
+        X : (n, d) array-like
+            Features of either domain or of both.
+        source : (n,) array-like of bool, optional
+            True for rows of the source. Without it all rows are the target's, as they are when a
+            classifier that was fitted on the moved source predicts.
+
+        Returns
+        -------
+        (n, d) numpy.ndarray
+            A copy of ``X`` with the rows of the source moved.
+
+        Raises
+        ------
+        ValueError
+            If ``source`` has another type or shape.
         """
         check_is_fitted(self)
         X = validate_data(self, X, dtype=(np.float64, np.float32), reset=False, copy=True)
@@ -351,7 +513,27 @@ class _SourceMapping(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         return X
 
     def fit_transform(self, X, y=None, source=None):
-        """:meth:`fit`, then :meth:`transform`, both with this ``source``."""
+        """Call :meth:`fit`, then :meth:`transform`, both with this ``source``.
+
+        Parameters
+        ----------
+        X : (n, d) array-like
+            Features of both domains.
+        y : None
+            Not used.
+        source : (n,) array-like of bool, optional
+            True for rows of the source, as in :meth:`fit`.
+
+        Returns
+        -------
+        (n, d) numpy.ndarray
+            A copy of ``X`` with the rows of the source moved.
+
+        Raises
+        ------
+        ValueError
+            If ``source`` has another type or shape, or a domain has fewer than two rows.
+        """
         return self.fit(X, y, source=source).transform(X, source=source)
 
     def __sklearn_tags__(self):
@@ -365,25 +547,32 @@ def _source_rows(X: np.ndarray, source) -> np.ndarray:
 
 
 class CORAL(_SourceMapping):
-    """Correlation alignment: the source gets the target's mean and covariance (Sun et al. 2016,
-    arXiv 1511.05547).
+    """Give the source the target's mean and covariance: correlation alignment.
 
-    Rows of the source are whitened with their own covariance and colored with the target's. What
-    that does depends on the units of the features: the paper starts from standardized ones, whose
-    means agree; here means are aligned as well.
-
-    >>> Z = CORAL().fit_transform(X, source=source)                     # doctest: +SKIP
-    >>> LogisticRegression().fit(Z[source], y[source]).predict(X_test)  # doctest: +SKIP
+    The method is that of Sun et al. 2016 (arXiv 1511.05547). Rows of the source are whitened with
+    their own covariance and colored with the target's. The effect depends on the units of the
+    features. The paper starts from standardized features, whose means agree; here means are aligned
+    as well.
 
     Parameters
     ----------
-    shrinkage : of the covariances, as in scikit-learn's ``LinearDiscriminantAnalysis``: ``"auto"``
-        by the lemma of Ledoit and Wolf, or a number from 0, not at all, to 1
+    shrinkage : float or "auto", default "auto"
+        How far to shrink the covariances, as in scikit-learn's ``LinearDiscriminantAnalysis``:
+        ``"auto"`` applies the lemma of Ledoit and Wolf, and a number goes from 0, not at all, to 1.
 
     Attributes
     ----------
-    source_mean_, target_mean_ : (d,)
-    matrix_ : (d, d); a centered row times this is the row mapped
+    source_mean_ : (d,) numpy.ndarray
+        Mean of the source in :meth:`fit`.
+    target_mean_ : (d,) numpy.ndarray
+        Mean of the target in :meth:`fit`.
+    matrix_ : (d, d) numpy.ndarray
+        Matrix that maps a centered row by multiplication from the right.
+
+    Examples
+    --------
+    >>> Z = CORAL().fit_transform(X, source=source)                     # doctest: +SKIP
+    >>> LogisticRegression().fit(Z[source], y[source]).predict(X_test)  # doctest: +SKIP
     """
 
     def __init__(self, shrinkage: float | str = "auto"):
@@ -399,20 +588,25 @@ class CORAL(_SourceMapping):
 
 
 class OTMapping(_SourceMapping):
-    """Optimal transport of the source onto the target (Courty et al. 2017, arXiv 1507.00504).
+    """Move the source onto the target by optimal transport.
 
-    A row of the source goes to the mean of the target rows that its mass goes to (the barycentric
-    map). A row that was not there in :meth:`fit` moves as the nearest one that was (Ferradans et
-    al. 2014, arXiv 1307.5551).
+    The method is that of Courty et al. 2017 (arXiv 1507.00504). Each row of the source moves to the
+    mean of the target rows that receive its mass (the barycentric map). A row that was not there in
+    :meth:`fit` moves in the same way as the nearest one that was (Ferradans et al. 2014, arXiv
+    1307.5551).
 
     Parameters
     ----------
-    regularization : as in :func:`transport_plan`: 0 for the exact plan; more spreads it out, up
-        to one where all rows go to the mean of the target
+    regularization : float, default 0.0
+        Strength of the entropy term, as in :func:`transport_plan`. With 0 the plan is exact. Larger
+        values spread it out, up to a plan that moves all rows to the mean of the target.
 
     Attributes
     ----------
-    source_, shift_ : (n_source, d) rows of the source in :meth:`fit`, and how they move
+    source_ : (n_source, d) numpy.ndarray
+        Rows of the source in :meth:`fit`.
+    shift_ : (n_source, d) numpy.ndarray
+        Shift of each of these rows, in units of the features.
     """
 
     def __init__(self, regularization: float = 0.0):

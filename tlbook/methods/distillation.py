@@ -1,16 +1,16 @@
-"""Distillation (知识蒸馏): learning from a teacher's outputs, features, or relations (S4).
+"""Learn from a teacher's outputs, features, or relations: distillation (知识蒸馏, S4).
 
-A frozen teacher is computed once: :func:`teacher_columns` turns what it says of each example into
+A frozen teacher is computed once. :func:`teacher_columns` turns its outputs for each example into
 columns ``teacher_…``, which batches then hold beside the student's own::
 
     columns = columns | teacher_columns(teacher, columns, ["body"])
     loss_fn = with_teacher(rkd_angle, {"body": "body"}, weight=2.0)
     for step in steps(student, loss_fn, Batches(columns, batch_size=32), optimizer): ...
 
-:func:`distillation` compares logits. :func:`with_teacher` compares layers, by one of the functions
-``(student, teacher) -> mean over the examples``: :func:`hint` wants the same features,
-:func:`rkd_distance` and :func:`rkd_angle` only the same relations among the examples, so student
-and teacher may differ in dimensions.
+:func:`distillation` compares logits. :func:`with_teacher` compares layers, by a function
+``(student, teacher) -> mean over the examples``. :func:`hint` asks for the same features.
+:func:`rkd_distance` and :func:`rkd_angle` ask only for the same relations among the examples, so
+student and teacher may differ in dimensions.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -32,7 +32,8 @@ from tlbook.learning.protocol import (
     split_columns,
 )
 
-#: (student's, teacher's) outputs of a layer for the same n examples -> how far apart they are.
+#: Function of the student's and the teacher's outputs of a layer for the same n examples that
+#: returns how far apart they are.
 Distance = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -40,17 +41,32 @@ Distance = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 def teacher_columns(
     teacher: nn.Module, columns: Mapping, layers: Sequence[str] = (), batch_size: int = 256
 ) -> dict[str, np.ndarray]:
-    """What a teacher says of each example, in eval mode: columns for :class:`Batches`.
+    """Compute what a teacher puts out for each example, in eval mode, as columns for batches.
 
-    It holds for examples as they are in ``columns``: a student that sees them augmented would be
-    told of others.
+    The columns hold for the examples as they are in ``columns``. Do not use them for a student that
+    sees the examples augmented, because the teacher has not seen them so.
+
+    Parameters
+    ----------
+    teacher : torch.nn.Module
+        Trained network that makes logits. It is not changed.
+    columns : mapping of str to (n, ...) arrays
+        Columns of the examples, as :class:`tlbook.learning.batches.Batches` takes them. The column
+        ``labels`` is left out.
+    layers : sequence of str, default ()
+        Names of the teacher's layers whose outputs to keep.
+    batch_size : int, default 256
+        Examples per batch of the computation.
 
     Returns
     -------
-    ``teacher_logits`` (n, classes), and ``teacher_NAME`` (n, ...) for each of the ``layers``
+    dict of str to numpy.ndarray
+        ``teacher_logits`` (n, classes), and ``teacher_NAME`` (n, ...) for each of the ``layers``.
 
-    Raises ValueError for layers that are not in the teacher, or that put out sequences of different
-    lengths.
+    Raises
+    ------
+    ValueError
+        If a layer is not in the teacher, or puts out sequences of different lengths.
     """
     device = next(teacher.parameters()).device
     found: dict[str, list] = {f"teacher_{name}": [] for name in ("logits", *layers)}
@@ -70,17 +86,32 @@ def teacher_columns(
 
 
 def distillation(temperature: float = 4.0, alpha: float = 0.9) -> Loss:
-    """The teacher's logits as soft targets (Hinton et al. 2015, arXiv 1503.02531).
+    """Return a loss with the teacher's logits as soft targets.
 
-    ``alpha * T^2 * KL(teacher || student) + (1 - alpha) * cross-entropy``, the divergence of the
-    probabilities at ``temperature`` T. Their gradients shrink as 1 / T^2, so the factor keeps the
-    balance while T changes. The divergence is the paper's cross-entropy less the teacher's
+    The method is that of Hinton et al. 2015 (arXiv 1503.02531). The loss is ``alpha * T^2 *
+    KL(teacher || student) + (1 - alpha) * cross-entropy``. The divergence compares the
+    probabilities at ``temperature`` T. Its gradients shrink as 1 / T^2, so the factor keeps the
+    balance while T changes. The divergence is the paper's cross-entropy minus the teacher's
     entropy: the gradient is the same, and 0 means agreement.
 
-    Batches hold ``teacher_logits`` (n, classes), and ``labels`` unless ``alpha`` is 1. The logs
-    hold the share of examples where student and teacher choose the same class (``agreement``).
+    Parameters
+    ----------
+    temperature : float, default 4.0
+        Temperature T that both sets of logits are divided by, above 0.
+    alpha : float, default 0.9
+        Weight of the teacher in 0..1. With 1, no labels are needed.
 
-    Raises ValueError for a temperature that is not positive, or an ``alpha`` outside 0..1.
+    Returns
+    -------
+    tlbook.learning.protocol.Loss
+        The loss. Batches hold ``teacher_logits`` (n, classes), and ``labels`` unless ``alpha`` is
+        1. The logs hold ``agreement``, the share of examples where student and teacher choose the
+        same class, and with labels the ``accuracy``.
+
+    Raises
+    ------
+    ValueError
+        If ``temperature`` is not positive, or ``alpha`` is outside 0..1.
     """
     if not temperature > 0 or not 0 <= alpha <= 1:
         raise ValueError(f"temperature={temperature} must be positive, and alpha={alpha} in 0..1")
@@ -109,21 +140,40 @@ def with_teacher(
     labels: bool = True,
     regressor: bool = False,
 ) -> Loss:
-    """Cross-entropy plus ``weight`` times a distance from the teacher, summed over layers.
+    """Return a loss that adds a distance from the teacher's layers to the cross-entropy.
 
-    :func:`rkd_distance` and :func:`rkd_angle` compare the examples of a batch with each other, so
-    the loss asks for batches in one piece.
+    The distance is multiplied by ``weight`` and summed over layers. :func:`rkd_distance` and
+    :func:`rkd_angle` compare the examples of a batch with each other, so the loss asks for batches
+    in one piece.
 
     Parameters
     ----------
-    layers : for each layer of the student, the teacher's layer to compare it with:
-        ``{"body": "encoder"}`` compares the output of ``body`` with the column ``teacher_encoder``
-    labels : False where the teacher is all there is to learn from, as in FitNets' first stage
-    regressor : the student's output goes through ``model.auxiliary`` first, which trains along
-        (:class:`tlbook.learning.networks.WithAuxiliary`)
+    distance : callable
+        Function of the student's and the teacher's outputs, such as :func:`hint`,
+        :func:`rkd_distance` or :func:`rkd_angle`.
+    layers : mapping of str to str
+        For each layer of the student, the teacher's layer to compare it with. For example,
+        ``{"body": "encoder"}`` compares the output of ``body`` with the column ``teacher_encoder``.
+    weight : float, default 1.0
+        Weight of the distance beside the cross-entropy.
+    labels : bool, default True
+        Whether to add the cross-entropy of the labels. Give False to learn from the teacher alone,
+        as in FitNets' first stage.
+    regressor : bool, default False
+        Whether the student's output first goes through ``model.auxiliary``, which trains along with
+        the student (:class:`tlbook.learning.networks.WithAuxiliary`).
 
-    The logs hold the distance (``transfer``). Raises ValueError for no layers; the loss raises
-    KeyError for a batch without the teacher's layer, or without ``labels`` where they are needed.
+    Returns
+    -------
+    tlbook.learning.protocol.Loss
+        The loss. Its logs hold the distance as ``transfer``, and with labels the ``accuracy``. It
+        raises KeyError for a batch without the teacher's layer, or without ``labels`` where they
+        are needed.
+
+    Raises
+    ------
+    ValueError
+        If ``layers`` is empty.
     """
     if not layers:
         raise ValueError("name a layer of the student and the teacher's to compare it with")
@@ -157,29 +207,61 @@ def _said(teacher: Mapping[str, torch.Tensor], name: str) -> torch.Tensor:
 
 # --- distances between what a student and a teacher make of the same examples -------------------
 def hint(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-    """Half the squared distance of features (n, ...), the mean over examples: FitNets' hint
-    (Romero et al. 2015, arXiv 1412.6550).
+    """Compute half the squared distance of two sets of features, the mean over examples.
 
-    Where the dimensions differ, the paper puts a regressor between, which trains along:
-    ``WithAuxiliary(student, nn.Linear(d_student, d_teacher))``, and ``taught(hint, {"network.body":
-    "body"}, regressor=True)``.
+    This is FitNets' hint (Romero et al. 2015, arXiv 1412.6550). Where the dimensions differ, the
+    paper puts a regressor between the two, which trains along with the student. Here that is
+    ``WithAuxiliary(student, nn.Linear(d_student, d_teacher))`` as the model, and
+    ``with_teacher(hint, {"network.body": "body"}, regressor=True)`` as the loss.
 
-    Raises ValueError for features of different shapes.
+    Parameters
+    ----------
+    student : (n, ...) torch.Tensor
+        Features of the student.
+    teacher : (n, ...) torch.Tensor
+        Features of the teacher for the same examples, of the same shape.
+
+    Returns
+    -------
+    () torch.Tensor
+        The distance.
+
+    Raises
+    ------
+    ValueError
+        If the features differ in shape.
     """
     if student.shape != teacher.shape:
         raise ValueError(
             f"the student's features are {tuple(student.shape)}, the teacher's "
-            f"{tuple(teacher.shape)}: put a regressor between them, see taught"
+            f"{tuple(teacher.shape)}: put a regressor between them, see with_teacher"
         )
     return (student - teacher).square().flatten(1).sum(1).mean() / 2
 
 
 def rkd_distance(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-    """Relational distillation by distances: the mean over pairs of examples of the Huber loss
-    between student's and teacher's distance (Park et al. 2019, arXiv 1904.05068).
+    """Compute by how much the distances between examples differ: relational distillation.
 
-    Distances of (n, d) features are in units of their mean over the batch, so scale is free; so
-    are rotations and the dimension. Raises ValueError for fewer than two examples.
+    The result is the mean, over pairs of examples, of the Huber loss between the student's and the
+    teacher's distance (Park et al. 2019, arXiv 1904.05068). Distances are in units of their mean
+    over the batch. So neither the scale, nor a rotation, nor the dimension of the features matters.
+
+    Parameters
+    ----------
+    student : (n, d) torch.Tensor
+        Features of the student, two examples or more.
+    teacher : (n, e) torch.Tensor
+        Features of the teacher for the same examples.
+
+    Returns
+    -------
+    () torch.Tensor
+        The mean Huber loss.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two examples, or the numbers of examples differ.
     """
     _check_examples(student, teacher, 2)
     ours, theirs = (F.pdist(x.flatten(1)) for x in (student, teacher))
@@ -187,11 +269,29 @@ def rkd_distance(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
 
 
 def rkd_angle(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-    """Relational distillation by angles: the mean over triplets of different examples of the Huber
-    loss between cosines of student's and teacher's angle (Park et al. 2019, arXiv 1904.05068).
+    """Compute by how much the angles between examples differ: relational distillation.
 
-    An angle at a point that coincides with one of its neighbors counts as a right one. Memory
-    grows with the cube of the n examples. Raises ValueError for fewer than three.
+    The result is the mean, over triplets of different examples, of the Huber loss between the
+    cosines of the student's and the teacher's angle (Park et al. 2019, arXiv 1904.05068). An angle
+    at a point that coincides with one of its neighbors counts as a right angle. Memory grows with
+    the cube of n.
+
+    Parameters
+    ----------
+    student : (n, d) torch.Tensor
+        Features of the student, three examples or more.
+    teacher : (n, e) torch.Tensor
+        Features of the teacher for the same examples.
+
+    Returns
+    -------
+    () torch.Tensor
+        The mean Huber loss.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than three examples, or the numbers of examples differ.
     """
     _check_examples(student, teacher, 3)
     n = len(student)

@@ -1,21 +1,20 @@
-"""Few-shot learning (小样本学习, S18) and meta-learning (元学习, S17), on episodes.
+"""Learn from few shots (小样本学习, S18) and learn to learn (元学习, S17), on episodes.
 
 A *task* is a few labeled examples to learn from, the support, and others to be judged on, the
-query. :class:`Episodes` draws tasks from a labeled set, :func:`sinusoids` makes curves to regress.
-To :func:`tlbook.learning.loop.steps` a task is one example of a batch, so meta-learning needs no
-loop of its own: :func:`prototypical`, :func:`maml` and :func:`reptile` are losses. Their batches
-hold four
-columns::
+query. :class:`Episodes` draws tasks from a labeled set, and :func:`sinusoids` makes curves to
+regress. To :func:`tlbook.learning.loop.steps` a task is one example of a batch, so meta-learning
+needs no loop of its own: :func:`prototypical`, :func:`maml` and :func:`reptile` are losses. Their
+batches hold four columns::
 
     support_x (tasks, n, ...)   support_y (tasks, n, ...)   labels 0 ... ways - 1, or values
     query_x   (tasks, m, ...)   query_y   (tasks, m, ...)
 
 A *learner* solves one task: ``learner(support_x, support_y, query_x)`` returns (m,) labels. Plain
-controls (:func:`finetune_learner`) and meta-trained networks are learners alike, so :func:`score_episodes`
-compares them on the same episodes; :func:`tlbook.evidence.effects.episode_accuracy` has the
-interval.
+controls (:func:`finetune_learner`) and meta-trained networks are both learners, so
+:func:`score_episodes` compares them on the same episodes.
+:func:`tlbook.evidence.effects.episode_accuracy` computes the interval.
 
-Batch normalization needs care where weights are adapted to a task (MAML, Reptile): running
+Batch normalization needs care where weights are adapted to a task (MAML, Reptile), because running
 statistics cannot follow many tasks at once. ``torch.func.replace_all_batch_norm_modules_(model)``
 makes a network normalize by the batch in hand, in training and later. Then a query's outputs depend
 on the other queries: they are *transductive*, as the MAML paper's were. See :func:`maml_learner`.
@@ -37,14 +36,15 @@ from tlbook.data import Split
 from tlbook.learning.batches import Batch
 from tlbook.learning.protocol import Loss
 
-#: (outputs, targets) -> their mean loss, such as ``F.cross_entropy`` or ``F.mse_loss``.
+#: Function of outputs and targets that returns their mean loss, such as
+#: ``F.cross_entropy`` or ``F.mse_loss``.
 Criterion = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
-
+#: Tensors by the names of a model's parameters.
 Weights = dict[str, torch.Tensor]
 
 
-#: (support x, support y, query x) of one task -> (m,) predicted labels
+#: Function of one task's support x, support y and query x that returns (m,) predicted labels.
 Learner = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor | np.ndarray]
 
 
@@ -57,16 +57,34 @@ def split_classes(
     groups: np.ndarray | None = None,
     seed: int = 0,
 ) -> Split:
-    """Rows of classes to train on, of others to select on, and of others again to test on.
+    """Split rows by class: some classes to train on, others to select on, and others to test on.
 
-    ``y``: (n,) labels; ``test`` and ``validation`` are numbers of classes. No class is in two
-    parts, so what is tested is learning classes that are new. The seed alone decides; the test
-    classes are the same whatever ``validation`` is.
+    No class is in two parts, so the test shows how well new classes are learned. The seed alone
+    decides the split. The test classes are the same for every value of ``validation``.
+
+    Parameters
+    ----------
+    y : (n,) numpy.ndarray
+        Labels.
+    test : int
+        Number of classes to test on, at least 1.
+    validation : int, default 0
+        Number of classes to select on.
+    groups : (n,) numpy.ndarray, optional
+        Group of each example, to check that no group stands in several parts.
+    seed : int, default 0
+        Seed of the order of the classes.
+
+    Returns
+    -------
+    tlbook.data.Split
+        Positions of the rows of each part.
 
     Raises
     ------
-    ValueError : no class is left to train on or to test on; or examples of one of the ``groups``
-        stand in different parts
+    ValueError
+        If no class is left to train on or to test on, or examples of one group stand in different
+        parts.
     """
     classes = np.random.default_rng(seed).permutation(np.unique(y))
     if test < 1 or validation < 0 or test + validation >= len(classes):
@@ -89,27 +107,49 @@ def split_classes(
 
 @dataclass(frozen=True, eq=False)
 class Episodes:
-    """Tasks of ``ways`` classes with ``shots`` labeled examples of each, drawn from a labeled set.
+    """Draw tasks of ``ways`` classes with ``shots`` labeled examples each from a labeled set.
 
     Iterate over it, or give it to :func:`tlbook.learning.loop.steps` in place of ``Batches``.
 
+    The classes of a task differ, and so do its examples. Its labels are 0 ... ``ways`` - 1 in a new
+    random order for each task, so that a network cannot learn them by heart. A batch has the
+    columns named at the top of this module. Its ``rows`` are positions in the set, of shape
+    (batch_size, ways, shots + queries).
+
+    Parameters
+    ----------
+    x : (n, ...) numpy.ndarray or torch.Tensor
+        Examples: images or frozen features.
+    y : (n,) numpy.ndarray
+        Integer labels.
+    ways : int, default 5
+        Classes of a task.
+    shots : int, default 1
+        Examples of each class in the support.
+    queries : int, default 15
+        Examples of each class in the query.
+    number : int, default 1000
+        Number of batches.
+    batch_size : int, default 1
+        Tasks in each batch.
+    seed : int, default 0
+        Seed that decides everything. Batch ``i`` is the same whether or not those before it were
+        drawn.
+    groups : (n,) numpy.ndarray, optional
+        Group of each example. A class of a task gets at most one example of a group, so that no
+        query is a variant of an example in the support. By default each example is a group of its
+        own.
+
     Attributes
     ----------
-    x, y : n examples (images or frozen features) and their integer labels (n,)
-    ways, shots, queries : classes of a task; examples of each in its support, and in its query
-    number, batch_size : batches, and tasks in each of them
-    seed : decides everything: batch ``i`` is the same whether those before it were drawn or not
-    groups : (n,) at most one example of a group comes into a class of a task, so that a query is
-        no variant of what is in the support; by default each example stands alone
-
-    The classes of a task differ, and so do its examples. Its labels are 0 ... ``ways`` - 1 in an
-    order drawn anew, so that a network cannot learn them by heart. A batch has the columns named
-    at the top of this module, and as ``rows`` (batch_size, ways, shots + queries) positions.
+    members : list of numpy.ndarray
+        Rows of each class.
 
     Raises
     ------
-    ValueError : a number is below 1, there are fewer classes than ``ways``, or a class has too few
-        examples
+    ValueError
+        If a number is below 1, ``x``, ``y`` and ``groups`` differ in length, there are fewer
+        classes than ``ways``, or a class has too few examples.
     """
 
     x: np.ndarray | torch.Tensor
@@ -150,13 +190,31 @@ class Episodes:
 
     @property
     def per_epoch(self) -> int:
+        """Return the number of batches, all of which are one epoch.
+
+        Returns
+        -------
+        int
+            Number of batches.
+        """
         return self.number
 
     def __iter__(self) -> Iterator[Batch]:
         return map(self.batch, self.rows())
 
     def rows(self, start: int = 0) -> Iterator[np.ndarray]:
-        """The rows of each batch, from the given batch on."""
+        """Draw the rows of each batch, from the given batch on.
+
+        Parameters
+        ----------
+        start : int, default 0
+            Index of the first batch.
+
+        Yields
+        ------
+        (batch_size, ways, shots + queries) numpy.ndarray
+            Positions in the set, for one batch.
+        """
         for index in range(start, self.number):
             rng = np.random.default_rng((self.seed, index))
             yield np.stack([self._episode(rng) for _ in range(self.batch_size)])
@@ -173,10 +231,37 @@ class Episodes:
         return rows[: self.shots + self.queries]
 
     def parts(self, rows: np.ndarray, tokens: float) -> list[np.ndarray]:
-        """A batch is not cut: see :meth:`tlbook.learning.batches.Batches.parts`."""
+        """Return the batch in one piece, because episodes are not cut.
+
+        :meth:`tlbook.learning.batches.Batches.parts` cuts the batches of other data.
+
+        Parameters
+        ----------
+        rows : (batch_size, ways, shots + queries) numpy.ndarray
+            Positions of one batch.
+        tokens : float
+            Not used.
+
+        Returns
+        -------
+        list of numpy.ndarray
+            The rows, as the only part.
+        """
         return [rows]
 
     def batch(self, rows: np.ndarray) -> Batch:
+        """Return the batch that holds the examples at the given rows.
+
+        Parameters
+        ----------
+        rows : (batch_size, ways, shots + queries) numpy.ndarray
+            Positions in the set, as :meth:`rows` yields them.
+
+        Returns
+        -------
+        tlbook.learning.batches.Batch
+            The four columns of support and query.
+        """
         columns = {}
         halves = {"support": rows[:, :, : self.shots], "query": rows[:, :, self.shots :]}
         for name, half in halves.items():
@@ -187,12 +272,28 @@ class Episodes:
 
 
 def sinusoids(tasks: int, *, shots: int = 10, queries: int = 10, seed: int = 0) -> dict:
-    """Columns of regression tasks for :class:`tlbook.learning.batches.Batches`: sine curves.
+    """Draw sine curves to regress, as columns for :class:`tlbook.learning.batches.Batches`.
 
-    ``amplitude * sin(x - phase)`` with amplitudes from 0.1 to 5, phases from 0 to pi and x from -5
-    to 5, each uniform, as in the MAML paper. Arrays (tasks, shots, 1) and (tasks, queries, 1) of
-    float32, with ``amplitude`` and ``phase`` (tasks,) beside them. A network that learns all curves
-    jointly can learn their mean only, which is -1.62 cos(x).
+    The curves are ``amplitude * sin(x - phase)``, with amplitudes from 0.1 to 5, phases from 0 to
+    pi and x from -5 to 5, each uniform, as in the MAML paper. A network that learns all curves
+    jointly can learn only their mean, which is -1.62 cos(x).
+
+    Parameters
+    ----------
+    tasks : int
+        Number of curves.
+    shots : int, default 10
+        Points of each curve in the support.
+    queries : int, default 10
+        Points of each curve in the query.
+    seed : int, default 0
+        Seed of the curves and points.
+
+    Returns
+    -------
+    dict of str to numpy.ndarray
+        ``support_x`` and ``support_y`` (tasks, shots, 1), ``query_x`` and ``query_y`` (tasks,
+        queries, 1), ``amplitude`` and ``phase`` (tasks,), all float32. Phases are in radians.
     """
     rng = np.random.default_rng(seed)
     amplitude, phase = rng.uniform(0.1, 5, tasks), rng.uniform(0, math.pi, tasks)
@@ -206,12 +307,17 @@ def sinusoids(tasks: int, *, shots: int = 10, queries: int = 10, seed: int = 0) 
 
 # --- prototypes ---------------------------------------------------------------------------------
 def prototypical() -> Loss:
-    """Prototypical networks: classify a query by the nearest class mean of what ``model`` makes.
+    """Return the loss of prototypical networks, which classify a query by the nearest class mean.
 
-    ``model`` is an encoder, (n, ...) to (n, d). The loss is the cross-entropy of
-    :func:`prototype_logits` (Snell et al. 2017, arXiv 1703.05175). As there, support and query go
-    through the encoder together, so batch normalization sees whole tasks while training; in eval
-    mode its running statistics serve any classes.
+    The loss is the cross-entropy of :func:`prototype_logits` (Snell et al. 2017, arXiv 1703.05175).
+    Its ``model`` is an encoder, (n, ...) to (n, d). As in the paper, support and query pass through
+    the encoder together, so batch normalization sees whole tasks in training. In eval mode its
+    running statistics serve any classes.
+
+    Returns
+    -------
+    tlbook.learning.protocol.Loss
+        The loss. Its logs hold the ``accuracy`` on the query.
     """
 
     def loss_fn(model, batch):
@@ -228,10 +334,26 @@ def prototypical() -> Loss:
 def prototype_logits(
     support: torch.Tensor, labels: torch.Tensor, query: torch.Tensor
 ) -> torch.Tensor:
-    """Minus the squared distance of each query to the mean of each class.
+    """Compute minus the squared distance of each query to the mean of each class.
 
-    ``support`` (..., n, d) with ``labels`` (..., n), ``query`` (..., m, d) to (..., m, ways).
-    Raises ValueError where a class has no example.
+    Parameters
+    ----------
+    support : (..., n, d) torch.Tensor
+        Features of labeled examples.
+    labels : (..., n) torch.Tensor
+        Their labels, 0 ... ways - 1.
+    query : (..., m, d) torch.Tensor
+        Features to classify.
+
+    Returns
+    -------
+    (..., m, ways) torch.Tensor
+        Logits.
+
+    Raises
+    ------
+    ValueError
+        If a class has no example.
     """
     member = F.one_hot(labels).to(support)  # (..., n, ways)
     counts = member.sum(-2)
@@ -251,17 +373,37 @@ def adapt(
     lr: float,
     first_order: bool = False,
 ) -> list[Weights]:
-    """The model's weights after 0, 1, ..., ``inner_steps`` gradient steps on one task's support.
+    """Compute a model's weights after 0, 1, ..., ``inner_steps`` gradient steps on one support set.
 
-    The model itself stays as it is: ``torch.func.functional_call(model, weights, x)`` applies what
-    is returned. Only parameters that are not frozen are adapted. Gradients flow through all of it
-    back to the model's parameters, unless it is called under ``torch.no_grad()``; with
-    ``first_order``, each step's gradient counts as a constant.
+    The model itself is not changed: ``torch.func.functional_call(model, weights, x)`` applies the
+    weights that are returned. Only parameters that are not frozen are adapted. Gradients flow
+    through all steps back to the model's parameters, unless you call it under ``torch.no_grad()``.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Network to start from.
+    criterion : callable
+        Mean loss of outputs and targets, such as ``F.cross_entropy``.
+    support : pair of torch.Tensor
+        Inputs (n, ...) and targets (n, ...) of the task.
+    inner_steps : int
+        Number of gradient steps, 0 or more.
+    lr : float
+        Learning rate of the steps.
+    first_order : bool, default False
+        Whether each step's gradient counts as a constant.
+
+    Returns
+    -------
+    list of dict of str to torch.Tensor
+        Weights by name, before the first step and after each.
 
     Raises
     ------
-    ValueError : ``inner_steps`` is negative; the model has batch normalization that updates running
-        statistics (the top of this module says what to do), or is shared by several processes
+    ValueError
+        If ``inner_steps`` is negative, the model has batch normalization that updates running
+        statistics (the top of this module says what to do), or several processes share the model.
     """
     if inner_steps < 0:
         raise ValueError(f"inner_steps={inner_steps} cannot be negative")
@@ -284,15 +426,29 @@ def adapt(
 
 
 def maml(criterion: Criterion, *, inner_steps: int, lr: float, first_order: bool = False) -> Loss:
-    """Model-agnostic meta-learning: the loss on the query after ``inner_steps`` on the support.
+    """Return the loss of model-agnostic meta-learning: the query's loss after ``inner_steps``.
 
-    Its gradient says how the start should move for these steps to serve better (Finn et al. 2017,
-    arXiv 1703.03400). It goes through the steps, second derivatives and all; with ``first_order``
-    it is the query's gradient at the adapted weights (FOMAML in that paper). ``inner_steps=0`` is
-    ordinary training on all tasks together: the control. All tasks of a batch are adapted at once
-    (``vmap``), several times as fast as one by one where networks are small.
+    The steps are taken on the support. The gradient says how the start should move for these steps
+    to work better (Finn et al. 2017, arXiv 1703.03400). It goes through the steps, with second
+    derivatives. All tasks of a batch are adapted at once (``vmap``), several times as fast as one
+    by one where networks are small.
 
-    ``lr`` is the learning rate of the steps; that of the start is the optimizer's.
+    Parameters
+    ----------
+    criterion : callable
+        Mean loss of outputs and targets, such as ``F.cross_entropy``.
+    inner_steps : int
+        Number of steps on the support. With 0 this is ordinary training on all tasks together, the
+        control.
+    lr : float
+        Learning rate of the steps. That of the start is the optimizer's.
+    first_order : bool, default False
+        Whether to use the query's gradient at the adapted weights instead (FOMAML in that paper).
+
+    Returns
+    -------
+    tlbook.learning.protocol.Loss
+        The loss. Its logs hold the ``accuracy`` on the query where targets are classes.
     """
 
     def loss_fn(model, batch):
@@ -309,14 +465,28 @@ def maml(criterion: Criterion, *, inner_steps: int, lr: float, first_order: bool
 
 
 def reptile(criterion: Criterion, *, inner_steps: int, lr: float) -> Loss:
-    """Reptile: move the start toward the weights that ``inner_steps`` on each task arrive at.
+    """Return the loss of Reptile, which moves the start toward each task's adapted weights.
 
-    Support and query together are what a task is learned from; nothing is held out (Nichol et al.
-    2018, arXiv 1803.02999). The loss is half the squared distance of the start to where it ends,
-    the end taken as fixed. Its gradient is the start minus the mean of the ends, so SGD with
-    learning rate ``e`` moves by ``e`` times the way, as in the paper; Adam works too. Gradients are
-    not clipped: here their length means something. The logs hold the tasks' own loss at the end
-    (``task_loss``).
+    A task is learned from support and query together; nothing is held out (Nichol et al. 2018,
+    arXiv 1803.02999). The loss is half the squared distance from the start to the weights after
+    ``inner_steps``, which count as fixed. Its gradient is the start minus the mean of these
+    weights, so SGD with learning rate ``e`` moves the start by ``e`` times that difference, as in
+    the paper. Adam works, too. Gradients are not clipped, because their length means something
+    here.
+
+    Parameters
+    ----------
+    criterion : callable
+        Mean loss of outputs and targets, such as ``F.cross_entropy``.
+    inner_steps : int
+        Number of steps on each task.
+    lr : float
+        Learning rate of the steps. That of the start is the optimizer's.
+
+    Returns
+    -------
+    tlbook.learning.protocol.Loss
+        The loss. Its logs hold ``task_loss``, the tasks' own mean loss after the steps.
     """
 
     def loss_fn(model, batch):
@@ -341,9 +511,27 @@ def reptile(criterion: Criterion, *, inner_steps: int, lr: float) -> Loss:
 def query_losses(
     model: nn.Module, criterion: Criterion, tasks: Mapping, *, inner_steps: int, lr: float
 ) -> np.ndarray:
-    """(tasks, steps + 1): each task's loss on its query after 0, 1, ..., ``inner_steps`` of adaptation.
+    """Compute each task's loss on its query after 0, 1, ..., ``inner_steps`` of adaptation.
 
-    ``tasks`` has the columns of a batch. The model is put in eval mode, and stays as it is.
+    The model is put in eval mode, and its weights are not changed.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Network to start from.
+    criterion : callable
+        Mean loss of outputs and targets, such as ``F.mse_loss``.
+    tasks : mapping of str to (tasks, ...) arrays
+        The four columns of a batch.
+    inner_steps : int
+        Number of steps on the support.
+    lr : float
+        Learning rate of the steps.
+
+    Returns
+    -------
+    (tasks, inner_steps + 1) numpy.ndarray
+        Losses in units of the criterion.
     """
     model.eval()
 
@@ -359,11 +547,22 @@ def query_losses(
 
 # --- learners, and how good they are ------------------------------------------------------------
 def finetune_learner(estimator: ClassifierMixin) -> Learner:
-    """A scikit-learn classifier that is fitted to each task's support: the plain control.
+    """Return a learner that fits a scikit-learn classifier to each task's support.
 
-    Such as ``LogisticRegression()``, on frozen features or on pixels. Examples are flattened. The
-    nearest centroid is ``nearest_prototype(nn.Flatten())``; scikit-learn's divides by zero where
-    each class has one example.
+    This is the plain control. Examples are flattened. For the nearest centroid, use
+    ``nearest_prototype(nn.Flatten())``, because scikit-learn's divides by zero where each class has
+    one example.
+
+    Parameters
+    ----------
+    estimator : sklearn.base.ClassifierMixin
+        Classifier of frozen features or pixels, such as ``LogisticRegression()``. It is cloned for
+        each task.
+
+    Returns
+    -------
+    callable
+        The learner.
     """
 
     def learner(support_x, support_y, query_x):
@@ -373,7 +572,18 @@ def finetune_learner(estimator: ClassifierMixin) -> Learner:
 
 
 def nearest_prototype(model: nn.Module) -> Learner:
-    """Each query goes to the nearest class mean of what an encoder makes, in eval mode."""
+    """Return a learner that gives each query the class whose mean feature is nearest.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Encoder, (n, ...) to (n, d). It is put in eval mode.
+
+    Returns
+    -------
+    callable
+        The learner.
+    """
 
     @torch.no_grad()
     def learner(support_x, support_y, query_x):
@@ -393,12 +603,30 @@ def maml_learner(
     lr: float,
     transductive: bool = True,
 ) -> Learner:
-    """The model after ``inner_steps`` on the support, in eval mode, itself unchanged.
+    """Return a learner that adapts the model to the support, in eval mode.
 
-    ``transductive`` lets batch normalization without running statistics see all queries at once;
-    without, each query is seen beside the support only (both are in Nichol et al. 2018, arXiv
-    1803.02999), and learns nothing from the others, as with the other learners. To networks
-    without such layers it makes no difference.
+    The weights of the model itself are not changed.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Network to start from.
+    criterion : callable, default F.cross_entropy
+        Mean loss of outputs and targets.
+    inner_steps : int
+        Number of steps on the support.
+    lr : float
+        Learning rate of the steps.
+    transductive : bool, default True
+        Whether batch normalization without running statistics sees all queries at once. With False,
+        each query is seen beside the support only and learns nothing from the others, as with the
+        other learners (both are in Nichol et al. 2018, arXiv 1803.02999). For networks without such
+        layers it makes no difference.
+
+    Returns
+    -------
+    callable
+        The learner.
     """
 
     @torch.no_grad()
@@ -422,13 +650,15 @@ def maml_learner(
 
 
 class EpisodeScores(NamedTuple):
-    """What a learner got right.
+    """Hold what a learner got right in each episode.
 
     Attributes
     ----------
-    accuracy : (episodes, ways) share of the queries of each class that were right; the mean over
-        ``ways`` is an episode's accuracy
-    classes : (episodes, ways) which classes these were
+    accuracy : (episodes, ways) numpy.ndarray
+        Share of the queries of each class that were right. The mean over ``ways`` is an episode's
+        accuracy.
+    classes : (episodes, ways) numpy.ndarray
+        Labels of these classes in the labeled set.
     """
 
     accuracy: np.ndarray
@@ -436,9 +666,24 @@ class EpisodeScores(NamedTuple):
 
 
 def score_episodes(learner: Learner, episodes: Episodes) -> EpisodeScores:
-    """Let a learner solve all episodes, each on its own.
+    """Let a learner solve all episodes, each on its own, and score it.
 
-    Raises ValueError where it returns something else than one label per query.
+    Parameters
+    ----------
+    learner : callable
+        Function of support x, support y and query x that returns one label per query.
+    episodes : Episodes
+        Tasks to solve.
+
+    Returns
+    -------
+    EpisodeScores
+        Accuracy of each class in each episode.
+
+    Raises
+    ------
+    ValueError
+        If the learner does not return one label per query.
     """
     accuracy, classes = [], []
     for batch in episodes:

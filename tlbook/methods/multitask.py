@@ -1,13 +1,13 @@
-"""Several tasks at once, over shared layers (multi-task learning, 多任务学习, S16).
+"""Learn several tasks at once, over shared layers (multi-task learning, 多任务学习, S16).
 
-:class:`MultiTask` is one encoder under a head for each task, and :func:`multitask` its loss: hard
-parameter sharing (Caruana 1997, *Multitask Learning*, Machine Learning 28). A batch holds, besides
-the encoder's input, a column for each task, named as the task. Its type says which kind of task it
-is: integers are classes and have a cross-entropy, floats are values and have a squared error. A
-label that is missing is -100 or NaN.
+:class:`MultiTask` is one encoder under a head for each task, and :func:`multitask` is its loss:
+hard parameter sharing (Caruana 1997, *Multitask Learning*, Machine Learning 28). Besides the
+encoder's input, a batch holds a column for each task, named like the task. The type of the column
+says which kind of task it is: integers are classes and have a cross-entropy, and floats are values
+and have a squared error. A missing label is -100 or NaN.
 
-Tasks can pull the shared weights in opposite directions: :func:`task_gradients` and
-:func:`gradient_cosine` measure it, :func:`pcgrad` projects it away.
+Tasks can pull the shared weights in opposite directions. :func:`task_gradients` and
+:func:`gradient_cosine` measure this conflict, and :func:`pcgrad` removes it by projection.
 """
 
 from collections.abc import Mapping
@@ -19,19 +19,23 @@ from torch.nn import functional as F
 
 from tlbook.learning.protocol import Loss
 
-MISSING = -100  # a class that is not known, as for torch's cross-entropy
+MISSING = -100  # an unknown class, which torch's cross-entropy ignores
 
 
 class MultiTask(nn.Module):
-    """An encoder under one head per task: inputs to ``{task: outputs}``.
+    """Combine one encoder with a head for each task.
 
     Parameters
     ----------
-    encoder : makes vectors (n, d) of its inputs
-    heads : task -> makes of them logits (n, classes) or values (n, 1)
-    shared : False gives each task an encoder of its own, a copy with the same initial weights. It
-        is the control: the same loss and loop then train separate models, none of which learns
-        from another's labels
+    encoder : torch.nn.Module
+        Network that turns its inputs into vectors (n, d).
+    heads : mapping of str to torch.nn.Module
+        For each task, the network that turns these vectors into logits (n, classes) or values (n,
+        1).
+    shared : bool, default True
+        Whether all tasks share the encoder. With False, each task gets an encoder of its own, a
+        copy with the same initial weights. This is the control: the same loss and loop then train
+        separate models, none of which learns from another's labels.
     """
 
     def __init__(self, encoder: nn.Module, heads: Mapping[str, nn.Module], *, shared: bool = True):
@@ -41,6 +45,20 @@ class MultiTask(nn.Module):
         self.heads = nn.ModuleDict(heads)
 
     def forward(self, *args, **kwargs) -> dict[str, torch.Tensor]:
+        """Return the outputs of all tasks.
+
+        Parameters
+        ----------
+        *args : torch.Tensor
+            Positional inputs of the encoder.
+        **kwargs : torch.Tensor
+            Named inputs of the encoder.
+
+        Returns
+        -------
+        dict of str to torch.Tensor
+            For each task, logits (n, classes) or values (n, 1).
+        """
         if self.encoder is not None:
             vectors = self.encoder(*args, **kwargs)
             return {task: head(vectors) for task, head in self.heads.items()}
@@ -49,7 +67,18 @@ class MultiTask(nn.Module):
         }
 
     def task(self, name: str) -> nn.Sequential:
-        """The network of one task alone, as :func:`tlbook.learning.loop.evaluate` takes it."""
+        """Return the network of one task alone, as :func:`tlbook.learning.loop.evaluate` takes it.
+
+        Parameters
+        ----------
+        name : str
+            Name of the task.
+
+        Returns
+        -------
+        torch.nn.Sequential
+            The task's encoder and head, with the same weights, not copies.
+        """
         encoder = self.encoders[name] if self.encoder is None else self.encoder
         return nn.Sequential(encoder, self.heads[name])
 
@@ -57,18 +86,33 @@ class MultiTask(nn.Module):
 def task_losses(
     model: nn.Module, batch: Mapping[str, torch.Tensor], weights: Mapping[str, float]
 ) -> dict[str, torch.Tensor]:
-    """Each task's weighted loss over a batch, to be added up.
+    """Compute each task's weighted loss over a batch, to be added up.
 
-    The sum over the labels that are there is divided by the number of rows, labeled or not: so
-    every label counts the same, whichever batch it is in, and a batch may be cut into parts. A
-    task with a label in one row of ten thus weighs a tenth; its weight can make up for it.
+    The sum over the labels that are there is divided by the number of rows, labeled or not. So
+    every label counts the same in any batch, and a batch may be cut into parts. A task with a label
+    in one row of ten therefore counts a tenth; its weight can make up for it.
 
-    ``model`` gets ``batch["x"]``, or all columns that are no tasks by name.
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Network that returns the outputs of each task by name. It gets ``batch["x"]``, or by name
+        all columns that are not tasks.
+    batch : mapping of str to (n, ...) torch.Tensor
+        Inputs, and a column for each task.
+    weights : mapping of str to float
+        Weight of each task.
+
+    Returns
+    -------
+    dict of str to () torch.Tensor
+        Weighted loss of each task.
 
     Raises
     ------
-    KeyError : a task has no column, or no head
-    ValueError : the outputs do not fit the column
+    KeyError
+        If a task has no column, or no head.
+    ValueError
+        If the outputs do not fit the column.
     """
     if absent := weights.keys() - batch.keys():
         raise KeyError(f"tasks {sorted(absent)} have no column in a batch of {', '.join(batch)}")
@@ -99,10 +143,20 @@ def _mean_over_rows(outputs: torch.Tensor, labels: torch.Tensor, task: str) -> t
 
 
 def multitask(weights: Mapping[str, float]) -> Loss:
-    """The sum of the tasks' losses, each times its weight (:func:`task_losses`).
+    """Return a loss that adds up the tasks' losses, each times its weight (:func:`task_losses`).
 
-    The logs hold each task's part. Values and classes differ in scale: bring values to a standard
-    deviation of about 1, or let the weights see to it.
+    Values and classes differ in scale. Bring values to a standard deviation of about 1, or balance
+    the scales with the weights.
+
+    Parameters
+    ----------
+    weights : mapping of str to float
+        Weight of each task.
+
+    Returns
+    -------
+    tlbook.learning.protocol.Loss
+        The loss. Its logs hold each task's part.
     """
 
     def loss_fn(model, batch):
@@ -117,11 +171,21 @@ def multitask(weights: Mapping[str, float]) -> Loss:
 def task_gradients(
     losses: Mapping[str, torch.Tensor], parameters: list[nn.Parameter]
 ) -> torch.Tensor:
-    """(tasks, p): the gradient of each loss in p shared parameters, side by side.
+    """Compute the gradient of each loss in the shared parameters, flattened side by side.
 
-    ``losses`` as :func:`task_losses` returns them, ``parameters`` such as
-    ``list(model.encoder.parameters())``. Frozen ones are left out. The losses can be
-    differentiated again.
+    The losses can be differentiated again.
+
+    Parameters
+    ----------
+    losses : mapping of str to () torch.Tensor
+        Losses as :func:`task_losses` returns them.
+    parameters : list of torch.nn.Parameter
+        Shared parameters, such as ``list(model.encoder.parameters())``. Frozen ones are left out.
+
+    Returns
+    -------
+    (tasks, p) torch.Tensor
+        One row for each loss, over p numbers in the parameters that are not frozen.
     """
     parameters = [parameter for parameter in parameters if parameter.requires_grad]
     rows = [
@@ -134,9 +198,18 @@ def task_gradients(
 
 
 def gradient_cosine(gradients: torch.Tensor) -> torch.Tensor:
-    """(tasks, tasks) cosines of gradients (tasks, p): below 0 where two tasks are in conflict.
+    """Compute the cosine of each pair of gradients, below 0 where two tasks are in conflict.
 
-    0 where a gradient is zero, as for a task without labels in the batch.
+    Parameters
+    ----------
+    gradients : (tasks, p) torch.Tensor
+        One gradient for each task.
+
+    Returns
+    -------
+    (tasks, tasks) torch.Tensor
+        Cosines in -1..1. They are 0 where a gradient is zero, as for a task without labels in the
+        batch.
     """
     unit = F.normalize(gradients, dim=1)
     return unit @ unit.T
@@ -145,10 +218,22 @@ def gradient_cosine(gradients: torch.Tensor) -> torch.Tensor:
 def project_conflicting(
     gradients: torch.Tensor, generator: torch.Generator | None = None
 ) -> torch.Tensor:
-    """Gradients (tasks, p) without what in each runs against the others.
+    """Return the gradients without the part of each that runs against the others.
 
-    Each gradient meets the others in random order; where their product is negative, its part
-    along the other is taken away (PCGrad: Yu et al. 2020, arXiv 2001.06782).
+    Each gradient meets the others in random order. Where their product is negative, its part along
+    the other is taken away (PCGrad: Yu et al. 2020, arXiv 2001.06782).
+
+    Parameters
+    ----------
+    gradients : (tasks, p) torch.Tensor
+        One gradient for each task. It is not changed.
+    generator : torch.Generator, optional
+        Source of the random order. By default it is torch's own generator.
+
+    Returns
+    -------
+    (tasks, p) torch.Tensor
+        The projected gradients.
     """
     projected = gradients.clone()
     for i, mine in enumerate(projected):
@@ -161,14 +246,25 @@ def project_conflicting(
 
 
 def pcgrad(weights: Mapping[str, float], seed: int | None = 0) -> Loss:
-    """:func:`multitask`, with the tasks' conflicts projected out of the encoder's gradient.
+    """Return the loss of :func:`multitask` with the tasks' conflicts projected out of the gradient.
 
-    The value of the loss and the gradients of the heads are those of :func:`multitask`; that of
-    the encoder is the sum of :func:`project_conflicting`. The logs add ``cosine``, the least of
-    any two tasks. Costs a backward pass more for each task. ``seed`` decides the random order;
-    with None it is drawn from torch's own generator.
+    The value of the loss and the gradients of the heads are those of :func:`multitask`. The
+    gradient of the encoder is the sum of :func:`project_conflicting`. This costs one more backward
+    pass for each task.
 
-    Raises ValueError for a model without a shared encoder, and as :func:`task_losses`.
+    Parameters
+    ----------
+    weights : mapping of str to float
+        Weight of each task.
+    seed : int or None, default 0
+        Seed of the random order. With None, the order is drawn from torch's own generator.
+
+    Returns
+    -------
+    tlbook.learning.protocol.Loss
+        The loss. Its logs hold each task's part, and as ``cosine`` the smallest cosine of any two
+        tasks. It raises ValueError for a model without a shared encoder, and the errors of
+        :func:`task_losses`.
     """
     generator = None if seed is None else torch.Generator().manual_seed(seed)
 
@@ -181,7 +277,7 @@ def pcgrad(weights: Mapping[str, float], seed: int | None = 0) -> Loss:
         shared = [p for p in model.encoder.parameters() if p.requires_grad]
         gradients = task_gradients(losses, shared)
         shift = (project_conflicting(gradients, generator) - gradients).sum(0)
-        # worth nothing, but its gradient is the shift
+        # a term of value 0 whose gradient is the shift
         flat = torch.cat([parameter.flatten() for parameter in shared])
         nothing = (flat - flat.detach()) @ shift
         logs = {task: loss.item() for task, loss in losses.items()}

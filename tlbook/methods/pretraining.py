@@ -1,10 +1,10 @@
-"""Pretraining one small image encoder in several ways, on equal terms.
+"""Pretrain one small image encoder in several ways, on equal terms.
 
 Every method trains the same :class:`~tlbook.learning.networks.ConvEncoder` on the same images, in
-the same order and equally often; where views are augmented, each time on two views of an image.
-Methods differ by what stands upon the encoder, and by the loss: :data:`METHODS` lists them, all but
-the GAN, which has a loop of its own. :func:`train_once` keeps what was trained in the cache, so that it
-is trained once.
+the same order and equally often. Methods that augment see two views of an image each time. The
+methods differ in the head on top of the encoder and in the loss. :data:`METHODS` lists them, all
+but the GAN, which has a loop of its own. :func:`tlbook.learning.trained.train_once` keeps the
+trained weights in the cache, so that each method is trained once.
 """
 
 import sys
@@ -31,33 +31,107 @@ from tlbook.methods.selfsupervised import denoising, masked_reconstruction, reco
 
 @dataclass(frozen=True)
 class Method:
-    """What stands upon an encoder, and the loss that trains both."""
+    """Describe a way to pretrain: the head on top of an encoder, and the loss that trains both.
 
-    head: Callable[[ConvEncoder, int], nn.Module]  # of the encoder and the number of classes
-    loss: Callable[[int], Loss]  # of a seed
+    Attributes
+    ----------
+    head : callable
+        Function of the encoder and the number of classes that returns the head.
+    loss : callable
+        Function of a seed that returns the loss.
+    labels : bool, default False
+        Whether the method needs labels.
+    """
+
+    head: Callable[[ConvEncoder, int], nn.Module]
+    loss: Callable[[int], Loss]
     labels: bool = False
 
 
 def projection(encoder: ConvEncoder, classes: int) -> nn.Module:
-    """What the contrastive loss looks at, thrown away afterwards (Chen et al. 2020)."""
+    """Return the head for the contrastive loss, which is thrown away afterwards (Chen et al. 2020).
+
+    Parameters
+    ----------
+    encoder : tlbook.learning.networks.ConvEncoder
+        Encoder below the head.
+    classes : int
+        Not used.
+
+    Returns
+    -------
+    tlbook.learning.networks.MLP
+        Head, (n, dimension) to (n, 64).
+    """
     return MLP([encoder.dimension, encoder.dimension, 64])
 
 
 def linear(encoder: ConvEncoder, classes: int) -> nn.Module:
+    """Return a linear classifier as the head.
+
+    Parameters
+    ----------
+    encoder : tlbook.learning.networks.ConvEncoder
+        Encoder below the head.
+    classes : int
+        Number of logits.
+
+    Returns
+    -------
+    torch.nn.Linear
+        Head, (n, dimension) to (n, classes).
+    """
     return nn.Linear(encoder.dimension, classes)
 
 
 def decoder(encoder: ConvEncoder, classes: int) -> nn.Module:
+    """Return a decoder as the head, which turns the encoder's vectors back into images.
+
+    Parameters
+    ----------
+    encoder : tlbook.learning.networks.ConvEncoder
+        Encoder below the head.
+    classes : int
+        Not used.
+
+    Returns
+    -------
+    tlbook.learning.networks.ConvDecoder
+        Head, (n, dimension) to images of the encoder's size.
+    """
     return ConvDecoder(encoder.dimension, size=encoder.size, width=encoder.width)
 
 
 def contrastive(seed: int) -> Loss:
+    """Return the loss of SimCLR on two augmented views of each image, at temperature 0.2.
+
+    Parameters
+    ----------
+    seed : int
+        Seed of the augmentation.
+
+    Returns
+    -------
+    tlbook.learning.protocol.Loss
+        The loss.
+    """
     generator = torch.Generator().manual_seed(seed)
     return simclr(0.2, lambda images: two_views(images, generator))
 
 
 def supervised(seed: int) -> Loss:
-    """Cross-entropy of two views of each image, augmented as for :func:`contrastive`."""
+    """Return the cross-entropy of two views of each image, augmented as for :func:`contrastive`.
+
+    Parameters
+    ----------
+    seed : int
+        Seed of the augmentation.
+
+    Returns
+    -------
+    tlbook.learning.protocol.Loss
+        The loss. Batches hold ``x`` and ``labels``.
+    """
     generator, loss_fn = torch.Generator().manual_seed(seed), classification()
 
     def of_views(model, batch):
@@ -67,6 +141,7 @@ def supervised(seed: int) -> Loss:
     return of_views
 
 
+#: Ways to pretrain by name, all but ``"GAN"``.
 METHODS = {
     "autoencoder": Method(decoder, lambda seed: reconstruction()),
     "denoising": Method(decoder, lambda seed: denoising(0.3, seed)),
@@ -78,10 +153,20 @@ METHODS = {
 
 @dataclass(frozen=True, eq=False)
 class Pretrained:
-    """An encoder in eval mode, the head it was trained under, and what that took.
+    """Hold an encoder in eval mode, the head it was trained with, and the cost of training.
 
-    ``losses`` is the mean over the batches of each epoch; a GAN's is the discriminator's. Of a GAN,
-    ``head`` is the discriminator's last layer and ``generator`` draws.
+    Attributes
+    ----------
+    encoder : tlbook.learning.networks.ConvEncoder
+        Trained encoder.
+    head : torch.nn.Module
+        Trained head. For a GAN it is the last layer of the discriminator.
+    losses : (epochs,) numpy.ndarray
+        Mean loss over the batches of each epoch. For a GAN it is the discriminator's.
+    cpu_seconds : float
+        CPU time of training, in seconds.
+    generator : tlbook.methods.adversarial.Generator or None
+        Trained generator of a GAN, and None for the other methods.
     """
 
     encoder: ConvEncoder
@@ -101,25 +186,49 @@ def pretrain(
     dimension: int = 128,
     width: int = 16,
     batch_size: int = 128,
-    lr: float = 3e-3,
+    lr: float | None = None,
     progress: bool = True,
 ) -> Pretrained:
     """Train an encoder on images by a method of :data:`METHODS`, or by ``"GAN"``.
 
-    The same arguments give the same weights: they come from the cache the second time.
+    The same arguments give the same weights. The second time they come from the cache.
 
     Parameters
     ----------
-    images : (n, side, side, 3) uint8, the side a power of 2 and at least 8, for ``"masked"`` 16
-    labels : (n,) classes from 0 up, for ``"supervised"`` only
-    dimension, width : of the :class:`~tlbook.learning.networks.ConvEncoder`
-    batch_size, lr : images per batch, and AdamW's largest learning rate; a GAN's is ``1e-3`` at most
+    method : str
+        Name of the method: a key of :data:`METHODS`, or ``"GAN"``.
+    images : (n, side, side, 3) numpy.ndarray of uint8
+        Images. The side is a power of 2 and at least 8 pixels, or 16 for ``"masked"``.
+    labels : (n,) numpy.ndarray, optional
+        Classes from 0 up, for ``"supervised"`` only.
+    epochs : int, default 20
+        Passes over the images.
+    seed : int, default 0
+        Seed of the weights, the order of the images, and what the loss draws.
+    dimension : int, default 128
+        Length of the encoder's vectors.
+    width : int, default 16
+        Channels of the encoder's first convolution.
+    batch_size : int, default 128
+        Images per batch.
+    lr : float, optional
+        Largest learning rate of AdamW; by default 1e-3 for a GAN and 3e-3 for all others.
+    progress : bool, default True
+        Whether to show a progress bar.
+
+    Returns
+    -------
+    Pretrained
+        The trained encoder with its head and losses.
 
     Raises
     ------
-    ValueError : an unknown method; labels where none are asked for, or the reverse; images of
-        another kind or shape; or a single image in the last batch of a method that compares images
-    tlbook.errors.TrainingError : the loss is not finite; nothing is kept
+    ValueError
+        If the method is unknown, labels are given but not needed or needed but not given, the
+        images are of another kind or shape, or the last batch of a method that compares images
+        would hold a single one.
+    tlbook.errors.TrainingError
+        If the loss is not finite. Nothing is kept then.
     """
     chosen = METHODS.get(method)
     if not chosen and method != "GAN":
@@ -127,14 +236,15 @@ def pretrain(
     if (labels is not None) != bool(chosen and chosen.labels):
         needs = "needs" if labels is None else "cannot use"
         raise ValueError(f"{method} {needs} labels")
+    lr = lr or (1e-3 if method == "GAN" else 3e-3)
     columns = {"x": pixels(images)}
     n, _, side, width_of_images = columns["x"].shape
     if side != width_of_images:
         raise ValueError(f"images must be square, not {side} x {width_of_images} pixels")
     if chosen and needs_whole(chosen.loss(seed)) and n % batch_size == 1:
         raise ValueError(
-            f"{method} compares the images of a batch, and of {n} images in batches of {batch_size} the "
-            "last would hold a single one: choose another batch_size"
+            f"{method} compares the images of a batch, and of {n} images in batches of {batch_size} "
+            "the last would hold a single one: choose another batch_size"
         )
     classes = 0
     if labels is not None:
@@ -144,7 +254,7 @@ def pretrain(
 
     def train() -> np.ndarray:
         if method == "GAN":
-            losses = _gan(parts, batches, min(lr, 1e-3), seed)
+            losses = _gan(parts, batches, lr, seed)
         else:
             losses = _method(chosen, parts, batches, lr, seed)
         if progress:
@@ -199,10 +309,23 @@ def _gan(parts, batches, lr, seed) -> Iterator[float]:
 
 @torch.inference_mode()
 def representation(encoder: ConvEncoder, images: np.ndarray) -> np.ndarray:
-    """(n, d) what the convolutions of an encoder in eval mode see in uint8 images.
+    """Return the features that the convolutions of an encoder compute from images.
 
-    It is taken before the encoder's last linear layer: the layers near a loss fit its task most,
-    and are worse for another (Chen et al. 2020 throw their projection away for the same reason).
+    The features are taken before the encoder's last linear layer. The layers near a loss fit its
+    task most and are worse for another (Chen et al. 2020 throw their projection away for the same
+    reason).
+
+    Parameters
+    ----------
+    encoder : tlbook.learning.networks.ConvEncoder
+        Trained encoder. It is put in eval mode.
+    images : (n, side, side, 3) numpy.ndarray of uint8
+        Images of the encoder's size.
+
+    Returns
+    -------
+    (n, d) numpy.ndarray
+        Features, d being 16 times the channels of the last convolution.
     """
     encoder.eval()
     device = next(encoder.parameters()).device

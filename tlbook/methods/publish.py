@@ -1,7 +1,7 @@
-"""Sharing a fine-tuned model: a folder as the Hugging Face Hub has it, with a filled model card.
+"""Save a fine-tuned model as a Hugging Face Hub folder, with a filled model card.
 
-Nothing is uploaded here. ``huggingface_hub.upload_folder(folder_path=..., repo_id=...)`` does that,
-and asks for the user's own token. The TensorFlow side is :func:`tlbook.keras.export`.
+Nothing is uploaded here. ``huggingface_hub.upload_folder(folder_path=..., repo_id=...)`` uploads
+the folder, and asks for your own token. :func:`tlbook.keras.export` does the same for TensorFlow.
 """
 
 import html
@@ -82,27 +82,50 @@ def model_card(
     summary: str = "",
     example: str = "A text like yours.",
 ) -> ModelCard:
-    """The model card (Mitchell et al. 2019, arXiv 1810.03993) of a fine-tuned text classifier.
+    """Return the model card of a fine-tuned text classifier.
+
+    Model cards are those of Mitchell et al. 2019 (arXiv 1810.03993). What you give is text: what
+    Markdown or HTML would make of it is escaped.
 
     Parameters
     ----------
-    name : of the model, as it will be on the Hub: "owner/name"
-    base : handle of the model that was fine-tuned, with its revision if it has one
-    data : what it was trained on; license and citation are taken from there
-    train, test : positions of the rows it was trained on and tested on
-    scores : what it was tested on -> balanced accuracy with its interval, as
-        :meth:`tlbook.evidence.comparison.Comparison.score` gives it and the ledger records it
-    settings, limits : in words. A card without limits is refused
-    license : SPDX id of the model's license
-    seed : of the weights that are shared
-    example : a text that shows how the model is called. None is taken from the data: they may be
-        private
+    name : str
+        Name of the model as it will be on the Hub: "owner/name".
+    base : str
+        Handle of the model that was fine-tuned, with its revision if it has one.
+    data : tlbook.data.Dataset
+        Data that the model was trained on. The card takes its license and citation from there.
+    train : sequence of int
+        Positions of the rows that the model was trained on.
+    test : sequence of int
+        Positions of the rows that it was tested on.
+    scores : mapping of str to tlbook.evidence.effects.Effect
+        For each set that the model was tested on, balanced accuracy with its interval, as
+        :meth:`tlbook.evidence.comparison.Comparison.score` gives it and the ledger records it.
+    settings : str
+        Settings of training, in words.
+    limits : str
+        Limits of the model, in words. A card without limits is refused.
+    license : str
+        SPDX id of the model's license.
+    language : str or list of str
+        Language of the texts.
+    seed : int, optional
+        Seed of the weights that are shared.
+    summary : str, default ""
+        One or two sentences on the model. By default they name its classes.
+    example : str
+        A text that shows how the model is called. None is taken from the data: they may be private.
 
-    All that is given is text: what Markdown or HTML would make of it is escaped.
+    Returns
+    -------
+    huggingface_hub.ModelCard
+        The card.
 
     Raises
     ------
-    ValueError : something that every card must say is missing, or train and test share rows
+    ValueError
+        If something is missing that every card must say, or train and test share rows.
     """
     told = {"name": name, "base": base, "scores": scores, "settings": settings, "limits": limits}
     told |= {"license": license, "train": len(train), "test": len(test)}
@@ -170,16 +193,34 @@ def save(
     card: ModelCard,
     folder: Path | str,
 ) -> Path:
-    """Save a classifier as the Hugging Face Hub has it, whole or not at all.
+    """Save a classifier in the form of the Hugging Face Hub, whole or not at all.
 
-    The folder holds weights (safetensors), configuration, tokenizer and ``README.md``, the card.
-    ``AutoModelForSequenceClassification.from_pretrained(folder)`` and
-    ``pipeline("text-classification", folder)`` read it. It must not exist.
+    The folder holds the weights (safetensors), the configuration, the tokenizer and the card as
+    ``README.md``. ``AutoModelForSequenceClassification.from_pretrained(folder)`` and
+    ``pipeline("text-classification", folder)`` read it.
+
+    Parameters
+    ----------
+    model : transformers.PreTrainedModel
+        Classifier whose configuration names its classes.
+    tokenizer : transformers.PreTrainedTokenizerBase
+        Tokenizer of the model.
+    card : huggingface_hub.ModelCard
+        Model card, as :func:`model_card` returns it.
+    folder : pathlib.Path or str
+        Folder to write, which must not exist yet.
+
+    Returns
+    -------
+    pathlib.Path
+        The folder.
 
     Raises
     ------
     FileExistsError
-    ValueError : the classes have no names, so whoever uses the model would see LABEL_0
+        If the folder exists.
+    ValueError
+        If the classes have no names, so that users of the model would see LABEL_0.
     """
     folder = Path(folder)
     if folder.exists():

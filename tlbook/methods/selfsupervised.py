@@ -1,4 +1,4 @@
-"""Losses that need no labels: reconstruction, contrast, hidden words."""
+"""Return losses that need no labels: reconstruction, contrast, hidden words."""
 
 from collections.abc import Callable, Sequence
 
@@ -14,9 +14,14 @@ from tlbook.learning.protocol import Loss
 # A ``seed`` fixes what a loss draws, call after call. With ``seed=None`` it draws from torch's own
 # generator, whose state is in the checkpoints of ``fit``: so a resumed run goes on exactly.
 def reconstruction() -> Loss:
-    """An autoencoder's loss: mean squared error of ``model(x)`` against ``x = batch["x"]``.
+    """Return the loss of an autoencoder, the mean squared error of its output.
 
-    The loss raises ValueError where the output has another shape than the input.
+    ``model(x)`` is compared with ``x = batch["x"]``.
+
+    Returns
+    -------
+    tlbook.learning.protocol.Loss
+        The loss. It raises ValueError where the output has another shape than the input.
     """
 
     def loss_fn(model, batch):
@@ -26,12 +31,28 @@ def reconstruction() -> Loss:
 
 
 def denoising(noise: float = 0.1, seed: int | None = 0) -> Loss:
-    """Mean squared error of ``model(x + noise)`` against the clean ``x = batch["x"]``.
+    """Return the loss of a denoising autoencoder, the mean squared error of its output.
 
-    ``noise`` is the standard deviation of Gaussian noise, in units of ``x`` (Vincent et al. 2008,
-    *Extracting and Composing Robust Features with Denoising Autoencoders*, who set pixels to zero).
+    ``model(x + noise)`` is compared with the clean ``x = batch["x"]``. The noise is Gaussian.
+    Vincent et al. 2008 (*Extracting and Composing Robust Features with Denoising Autoencoders*) set
+    pixels to zero instead.
 
-    Raises ValueError for a negative ``noise``, and as :func:`reconstruction`.
+    Parameters
+    ----------
+    noise : float, default 0.1
+        Standard deviation of the noise, in units of ``x``.
+    seed : int or None, default 0
+        Seed of the noise. With None, the noise is drawn from torch's own generator.
+
+    Returns
+    -------
+    tlbook.learning.protocol.Loss
+        The loss. It raises ValueError where the output has another shape than the input.
+
+    Raises
+    ------
+    ValueError
+        If ``noise`` is negative.
     """
     if noise < 0:
         raise ValueError(f"noise={noise} is a standard deviation and cannot be negative")
@@ -48,18 +69,35 @@ def denoising(noise: float = 0.1, seed: int | None = 0) -> Loss:
 def masked_reconstruction(
     patch: int = 8, share: float = 0.5, seed: int | None = 0, fill: float = 0.5
 ) -> Loss:
-    """Hide square patches of images and reconstruct them: squared error of hidden pixels only.
+    """Return a loss that hides square patches of images and compares their reconstruction.
 
-    ``batch["x"]``: images (n, channels, height, width). In each, ``share`` of its patches of
-    ``patch`` x ``patch`` pixels are hidden under the gray ``fill``: others in each image, but
-    equally many. The idea is that of masked autoencoders (He et al. 2022, arXiv 2111.06377) in its
-    plain convolutional form: the network sees the gray patches, where their transformer leaves
-    hidden patches out and so saves most of the work.
+    The loss is the mean squared error of hidden pixels only. In each image of ``batch["x"]``, (n,
+    channels, height, width), equally many patches are hidden under gray, at other places in each.
+    The idea is that of masked autoencoders (He et al. 2022, arXiv 2111.06377) in its plain
+    convolutional form. Here the network sees the gray patches. The paper's transformer leaves
+    hidden patches out, and so saves most of the work.
+
+    Parameters
+    ----------
+    patch : int, default 8
+        Side of a patch, in pixels.
+    share : float, default 0.5
+        Share of the patches to hide, between 0 and 1.
+    seed : int or None, default 0
+        Seed of the choice of patches. With None, it is drawn from torch's own generator.
+    fill : float, default 0.5
+        Value of hidden pixels, in units of ``x``.
+
+    Returns
+    -------
+    tlbook.learning.protocol.Loss
+        The loss. It raises ValueError where the images cannot be cut into such patches, the share
+        hides none or all of them, or the output has another shape than the input.
 
     Raises
     ------
-    ValueError : ``patch`` or ``share`` is out of range; or, when called, the images cannot be cut
-        into such patches, or the share hides none or all of them
+    ValueError
+        If ``patch`` or ``share`` is out of range.
     """
     if patch < 1 or not 0 < share < 1:
         raise ValueError(f"patch={patch} must be at least 1, and share={share} between 0 and 1")
@@ -77,7 +115,30 @@ def masked_reconstruction(
 def hidden_patches(
     images: torch.Tensor, patch: int, share: float, generator: torch.Generator | None = None
 ) -> torch.Tensor:
-    """(n, 1, height, width) booleans: the pixels that :func:`masked_reconstruction` hides."""
+    """Choose the pixels that :func:`masked_reconstruction` hides.
+
+    Parameters
+    ----------
+    images : (n, channels, height, width) torch.Tensor
+        Images, of which only the shape and the device matter.
+    patch : int
+        Side of a patch, in pixels.
+    share : float
+        Share of the patches to hide, between 0 and 1.
+    generator : torch.Generator, optional
+        Source of the choice. By default it is torch's own generator.
+
+    Returns
+    -------
+    (n, 1, height, width) torch.Tensor of bool
+        True for hidden pixels.
+
+    Raises
+    ------
+    ValueError
+        If height or width is not a multiple of ``patch``, or the share hides none or all of the
+        patches.
+    """
     n, _, height, width = images.shape
     rows, columns = height // patch, width // patch
     count = round(share * rows * columns)
@@ -93,15 +154,32 @@ def hidden_patches(
 
 
 def nt_xent(z1: torch.Tensor, z2: torch.Tensor, temperature: float = 0.5) -> torch.Tensor:
-    """The contrastive loss of SimCLR: each view must find the other view of the same example.
+    """Compute the contrastive loss of SimCLR: each view must find the other view of its example.
 
-    ``z1``, ``z2``: (n, d), two views of n examples. Each of the 2n vectors is classified among the
-    2n - 1 others by cosine similarity over ``temperature``; the loss is the mean cross-entropy
-    (Chen et al. 2020, arXiv 2002.05709). It compares the examples of a batch with each
-    other: a loss of your own around it sets ``loss_fn.whole = True``.
+    Each of the 2n vectors is classified among the 2n - 1 others by cosine similarity over
+    ``temperature``. The loss is the mean cross-entropy (Chen et al. 2020, arXiv 2002.05709). It
+    compares the examples of a batch with each other, so a loss of your own around it must set
+    ``loss_fn.whole = True``.
 
-    Raises ValueError for views of different shapes, fewer than two examples, or a temperature
-    that is not positive.
+    Parameters
+    ----------
+    z1 : (n, d) torch.Tensor
+        Vectors of the first view of each example, two examples or more.
+    z2 : (n, d) torch.Tensor
+        Vectors of the second view.
+    temperature : float, default 0.5
+        Number that similarities are divided by, above 0.
+
+    Returns
+    -------
+    () torch.Tensor
+        The loss, in nats.
+
+    Raises
+    ------
+    ValueError
+        If the views differ in shape, there are fewer than two examples, or ``temperature`` is not
+        positive.
     """
     if temperature <= 0:
         raise ValueError(f"temperature={temperature} must be positive")
@@ -113,15 +191,25 @@ def simclr(
     temperature: float = 0.5,
     views: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]] | None = None,
 ) -> Loss:
-    """:func:`nt_xent` of two views of each example of a batch.
+    """Return the loss :func:`nt_xent` on two views of each example of a batch.
 
-    The views are ``batch["view1"]`` and ``batch["view2"]``, or what ``views(batch["x"])`` returns,
-    such as :func:`tlbook.learning.augment.two_views`: then they are new in every epoch. ``model``
-    is an encoder and a projection; it sees both views as one batch, as in the paper. The logs hold
-    the share of views that are nearest to their other view (``accuracy``) and the mean cosine
-    similarity of the two (``alignment``).
+    The model is an encoder and a projection. It sees both views as one batch, as in the paper. The
+    examples of a batch are compared with each other, so the loss asks for batches in one piece.
 
-    The examples of a batch are compared with each other, so the loss asks for it in one piece.
+    Parameters
+    ----------
+    temperature : float, default 0.5
+        Number that similarities are divided by, above 0.
+    views : callable, optional
+        Function that makes two views of ``batch["x"]``, such as
+        :func:`tlbook.learning.augment.two_views`, new ones in every epoch. By default the views are
+        ``batch["view1"]`` and ``batch["view2"]``.
+
+    Returns
+    -------
+    tlbook.learning.protocol.Loss
+        The loss. Its logs hold ``accuracy``, the share of views that are nearest to their other
+        view, and ``alignment``, the mean cosine similarity of the two.
     """
 
     def loss_fn(model, batch):
@@ -149,21 +237,37 @@ def mask_tokens(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Hide tokens of a whole batch as BERT does (Devlin et al. 2019, arXiv 1810.04805).
 
-    Each token is chosen with probability ``share``. Of those chosen, 80 % become ``mask``, 10 % a
-    token drawn from the vocabulary, and 10 % stay as they are.
+    Each token is chosen with probability ``share``. Of the chosen tokens, 80 % become ``mask``, 10
+    % become a random token of the vocabulary, and 10 % stay as they are.
 
     Parameters
     ----------
-    input_ids, attention_mask : (n, length); what the mask leaves out is never chosen
-    mask : id of the mask token
-    special : ids that are never chosen: padding, beginnings and ends of texts, the mask itself
+    input_ids : (n, length) torch.Tensor of int
+        Token ids.
+    attention_mask : (n, length) torch.Tensor, optional
+        0 for positions that are never chosen.
+    mask : int
+        Id of the mask token.
+    special : sequence of int
+        Ids that are never chosen: padding, beginnings and ends of texts, the mask itself.
+    vocabulary_size : int
+        Number of tokens in the vocabulary.
+    share : float, default 0.15
+        Probability to choose a token, above 0 and at most 1.
+    generator : torch.Generator, optional
+        Source of the choice. By default it is torch's own generator.
 
     Returns
     -------
-    ids, labels : (n, length) each. Labels are the original ids of the chosen tokens, and -100
-        everywhere else, which cross-entropy ignores
+    ids : (n, length) torch.Tensor
+        Token ids after masking.
+    labels : (n, length) torch.Tensor
+        Original ids of the chosen tokens, and -100 everywhere else, which cross-entropy ignores.
 
-    Raises ValueError for a ``share`` outside 0..1, or ids outside of the vocabulary.
+    Raises
+    ------
+    ValueError
+        If ``share`` is outside 0..1, or ``mask`` or a special id is not in the vocabulary.
     """
     if not 0 < share <= 1:
         raise ValueError(f"share={share} must be above 0 and at most 1")
@@ -189,13 +293,33 @@ def masked_lm(
     share: float = 0.15,
     seed: int | None = 0,
 ) -> Loss:
-    """A masked language model's loss: cross-entropy of the tokens that :func:`mask_tokens` hides.
+    """Return the loss of a masked language model, the cross-entropy of hidden tokens.
 
-    The batch is as :class:`tlbook.learning.batches.Batches` makes it from ``input_ids``; tokens are
-    hidden anew each time. ``model`` is a transformers model for masked language modeling, such as
-    :func:`tlbook.learning.networks.mini_bert`. The loss is the mean over the hidden tokens, as in
-    BERT, and 0 where none is hidden. So a batch that is cut into parts weighs the tokens of long
-    texts a little less; ``loss_fn.whole = True`` gives the exact mean.
+    :func:`mask_tokens` hides the tokens. Batches are as :class:`tlbook.learning.batches.Batches`
+    makes them from ``input_ids``. Other tokens are hidden each time. The model is a transformers
+    model for masked language modeling, such as :func:`tlbook.learning.networks.mini_bert`. The loss
+    is the mean over the hidden tokens, as in BERT, and 0 where none is hidden. So a batch that is
+    cut into parts gives the tokens of long texts a little less weight; ``loss_fn.whole = True``
+    gives the exact mean.
+
+    Parameters
+    ----------
+    mask : int
+        Id of the mask token.
+    special : sequence of int
+        Ids that are never chosen: padding, beginnings and ends of texts, the mask itself.
+    vocabulary_size : int
+        Number of tokens in the vocabulary.
+    share : float, default 0.15
+        Probability to choose a token, above 0 and at most 1.
+    seed : int or None, default 0
+        Seed of the choice of tokens. With None, it is drawn from torch's own generator.
+
+    Returns
+    -------
+    tlbook.learning.protocol.Loss
+        The loss. Its logs hold ``accuracy``, the share of hidden tokens that the model guesses
+        right. It raises the errors of :func:`mask_tokens`.
     """
     generator = _generator(seed)
 

@@ -1,14 +1,14 @@
-"""Instance-based transfer (S3): choose or weight the source examples that help the target.
+"""Choose or weight the source examples that help the target: instance-based transfer (S3).
 
-Three functions weigh source rows by where the target's rows lie: :func:`nearest_source`,
-:func:`density_ratio` and :func:`kernel_mean_matching`. They take two arrays and give one number
+Three functions weight source rows by where the target's rows lie: :func:`nearest_source`,
+:func:`density_ratio` and :func:`kernel_mean_matching`. They take two arrays and return one number
 for each source row, which any scikit-learn estimator takes as ``sample_weight``. They need no
-labels, and suppose that only the distribution of x differs (covariate shift, 协变量偏移): where a
-label means something else in the source, no such weight helps, and :class:`TrAdaBoostClassifier`
+labels, and assume that only the distribution of x differs (covariate shift, 协变量偏移). Where a
+label means something else in the source, no such weight helps. :class:`TrAdaBoostClassifier` then
 finds out from a few target labels which source examples to believe.
 
 The two classifiers take all rows at once and ``source``, booleans that say which rows are of the
-source. So they stand in pipelines and searches, which hand them each fold's share of it::
+source. So they work in pipelines and searches, which pass them each fold's share of it::
 
     pipeline = make_pipeline(StandardScaler(), WeightedClassifier())
     pipeline.fit(X, y, weightedclassifier__source=source)
@@ -33,12 +33,26 @@ from sklearn.utils.validation import check_is_fitted, has_fit_parameter, validat
 
 
 def effective_sample_size(weights: np.ndarray) -> float:
-    """``(sum w)^2 / sum w^2``: how many rows of equal weight tell as much (Kish 1965).
+    """Compute how many rows of equal weight are worth as much as these weighted rows (Kish 1965).
 
-    n where all n weights are equal, 1 where a single row has all the weight. Look at it before
-    trusting weights: what is learned from a small effective sample varies as with few examples.
+    The result is ``(sum w)^2 / sum w^2``. It is n where all n weights are equal, and 1 where a
+    single row has all the weight. Look at it before you trust weights: a result from a small
+    effective sample varies as much as one from few examples.
 
-    Raises ValueError for negative weights, or weights that are all zero.
+    Parameters
+    ----------
+    weights : (n,) numpy.ndarray
+        Weights, none negative.
+
+    Returns
+    -------
+    float
+        Effective number of rows, from 1 to n.
+
+    Raises
+    ------
+    ValueError
+        If a weight is negative, or all weights are zero.
     """
     weights = np.asarray(weights, dtype=float)
     if (weights < 0).any() or not weights.sum() > 0:
@@ -50,18 +64,31 @@ def effective_sample_size(weights: np.ndarray) -> float:
 def nearest_source(
     source: np.ndarray, target: np.ndarray, *, k: int = 10, metric: str = "euclidean"
 ) -> np.ndarray:
-    """(n_source,) booleans: the rows that are among the ``k`` nearest of any target row.
+    """Choose the source rows that are among the ``k`` nearest of any target row.
 
-    The nearest-neighbor filter of Turhan et al. (2009, doi 10.1007/s10664-008-9103-7). As weights,
-    the booleans count as ones and zeros.
+    This is the nearest-neighbor filter of Turhan et al. (2009, doi 10.1007/s10664-008-9103-7). As
+    weights, the booleans count as ones and zeros.
 
     Parameters
     ----------
-    source, target : (n_source, d) and (n_target, d), dense or sparse
-    k : source rows chosen by each target row, many of which are chosen several times
-    metric : of scikit-learn's ``NearestNeighbors``, such as ``"cosine"``
+    source : (n_source, d) array-like or sparse matrix
+        Features of source rows.
+    target : (n_target, d) array-like or sparse matrix
+        Features of target rows.
+    k : int, default 10
+        Number of source rows that each target row chooses. Many are chosen several times.
+    metric : str, default "euclidean"
+        Metric of scikit-learn's ``NearestNeighbors``, such as ``"cosine"``.
 
-    Raises ValueError for arrays that do not match, or fewer than ``k`` source rows.
+    Returns
+    -------
+    (n_source,) numpy.ndarray of bool
+        True for the chosen rows.
+
+    Raises
+    ------
+    ValueError
+        If the arrays do not match, ``k`` is below 1, or there are fewer than ``k`` source rows.
     """
     source, target = _domains(source, target)
     if not 1 <= k <= source.shape[0]:
@@ -81,29 +108,44 @@ def density_ratio(
     folds: int | None = 5,
     seed: int = 0,
 ) -> np.ndarray:
-    """(n_source,) weights ``p_target(x) / p_source(x)``, from a classifier of the domains.
+    """Estimate the density ratio of each source row from a classifier of the domains.
 
-    By Bayes' rule the ratio is ``n_source / n_target * p(target | x) / p(source | x)`` (Bickel et
-    al. 2007, *Discriminative Learning for Differing Training and Test Distributions*, ICML). It is
-    as good as these probabilities are calibrated. Its mean is about 1: the further the mean of
-    the weights from it, the less they can be trusted.
+    The weights are ``p_target(x) / p_source(x)``. By Bayes' rule this ratio is
+    ``n_source / n_target * p(target | x) / p(source | x)`` (Bickel et al. 2007, *Discriminative
+    Learning for Differing Training and Test Distributions*, ICML). It is only as good as the
+    calibration of these probabilities. The mean of true ratios is about 1. The further the mean of
+    the weights is from 1, the less you can trust them.
 
     Parameters
     ----------
-    source, target : (n_source, d) and (n_target, d), dense or sparse
-    estimator : tells target from source by ``predict_proba``; by default logistic regression,
-        as strongly regularized as cross-validated log loss asks for. Without, ratios explode where
-        x has many dimensions. It must not balance the domains (no ``class_weight``): their sizes
-        are accounted for here
-    clip : largest weight; a smaller one trades bias for variance (:func:`effective_sample_size`)
-    folds : each row is judged by a classifier trained without its fold (cross-fitting), since one
-        that has seen a row knows its domain better than x tells. None for no folds
-    seed : of the folds
+    source : (n_source, d) array-like or sparse matrix
+        Features of source rows.
+    target : (n_target, d) array-like or sparse matrix
+        Features of target rows.
+    estimator : sklearn.base.BaseEstimator, optional
+        Classifier that tells target from source by ``predict_proba``. By default it is logistic
+        regression, regularized as strongly as cross-validated log loss asks for, because without
+        regularization ratios explode where x has many dimensions. It must not balance the domains
+        (no ``class_weight``), because their sizes are accounted for here.
+    clip : float, optional
+        Largest weight. A smaller one trades bias for variance (:func:`effective_sample_size`).
+    folds : int or None, default 5
+        Number of folds of cross-fitting. Each row is judged by a classifier trained without its
+        fold, because a classifier that has seen a row knows its domain better than x tells. With
+        None there are no folds.
+    seed : int, default 0
+        Seed of the folds.
+
+    Returns
+    -------
+    (n_source,) numpy.ndarray
+        Weights, not scaled.
 
     Raises
     ------
-    ValueError : arrays that do not match, fewer rows than ``folds`` of either domain, a ``clip``
-        that is not positive, or a classifier so sure that a weight is infinite
+    ValueError
+        If the arrays do not match, a domain has fewer rows than ``folds``, ``clip`` is not
+        positive, or the classifier is so sure that a weight is infinite.
     """
     source, target = _domains(source, target)
     n_source, n_target = source.shape[0], target.shape[0]
@@ -149,7 +191,7 @@ def kernel_mean_matching(
     slack: float | None = None,
     ridge: float = 0.01,
 ) -> np.ndarray:
-    """(n_source,) weights that bring the source's mean in kernel space to the target's.
+    """Compute weights that bring the source's mean in kernel space to the target's.
 
     With a Gaussian kernel K of source rows, and kappa_i = n_source times the mean kernel of source
     row i with target rows, the weights minimize ``w' (K + ridge I) w / 2 - kappa' w`` subject to
@@ -158,16 +200,32 @@ def kernel_mean_matching(
 
     Parameters
     ----------
-    source, target : (n_source, d) and (n_target, d), dense or sparse
-    gamma : of the kernel ``exp(-gamma * ||x - z||^2)``; by default one over the median squared
-        distance of a source row from a target row
-    bound : largest weight, at least 1; the default is that of the paper, which hardly bounds
-    slack : how far the mean weight may be from 1; by default as in the paper,
-        ``(sqrt(n_source) - 1) / sqrt(n_source)``. With 0 the weights have mean 1
-    ridge : of weights that match about as well, the more even ones. With 0, as in the paper, many
-        weights match equally well where x has few dimensions, and a few rows get all the weight
+    source : (n_source, d) array-like or sparse matrix
+        Features of source rows.
+    target : (n_target, d) array-like or sparse matrix
+        Features of target rows.
+    gamma : float, optional
+        Gamma of the kernel ``exp(-gamma * ||x - z||^2)``, in units of one over a squared distance.
+        By default it is one over the median squared distance between a source row and a target row.
+    bound : float, default 1000.0
+        Largest weight, at least 1. The default is that of the paper, which is hardly a limit.
+    slack : float, optional
+        How far the mean weight may be from 1. The default is that of the paper,
+        ``(sqrt(n_source) - 1) / sqrt(n_source)``. With 0 the weights have mean 1.
+    ridge : float, default 0.01
+        Strength of the ridge, which prefers more even weights among those that match about as well.
+        With 0, as in the paper, many weights match equally well where x has few dimensions, and a
+        few rows get all the weight.
 
-    Raises ValueError for arrays that do not match, or an option out of its range.
+    Returns
+    -------
+    (n_source,) numpy.ndarray
+        Weights.
+
+    Raises
+    ------
+    ValueError
+        If the arrays do not match, or an option is out of its range.
     """
     source, target = _domains(source, target)
     n = source.shape[0]
@@ -215,23 +273,29 @@ def _domains(source, target) -> tuple[np.ndarray, np.ndarray]:
 
 # --- classifiers --------------------------------------------------------------------------------
 class WeightedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
-    """A classifier trained on source rows, each weighted by where the target's rows lie.
+    """Train a classifier on source rows, each weighted by where the target's rows lie.
 
     Parameters
     ----------
-    estimator : takes ``sample_weight``; by default logistic regression
-    weigh : ``weigh(source x, target x) -> weights`` of the source rows: :func:`density_ratio`,
-        :func:`kernel_mean_matching`, :func:`nearest_source`, one of them with options through
-        ``functools.partial``, or your own. Weights are scaled to mean 1, so that regularization
-        keeps its strength
-    target_weight : what each labeled target row counts in training, beside the source rows. With 0,
-        the default, labels of target rows are not looked at and may be any, such as -1
+    estimator : sklearn.base.BaseEstimator, optional
+        Classifier that takes ``sample_weight``. By default it is logistic regression.
+    weigh : callable, default density_ratio
+        Function of source x and target x that returns a weight of each source row:
+        :func:`density_ratio`, :func:`kernel_mean_matching`, :func:`nearest_source`, one of them
+        with options through ``functools.partial``, or your own. Weights are scaled to mean 1, so
+        that regularization keeps its strength.
+    target_weight : float, default 0.0
+        Weight of each labeled target row in training, beside the source rows. With 0, labels of
+        target rows are not looked at and may be any, such as -1.
 
     Attributes
     ----------
-    estimator_ : the fitted classifier
-    weights_ : weights of the source rows, in their order
-    classes_ : the labels
+    estimator_ : sklearn.base.BaseEstimator
+        The fitted classifier.
+    weights_ : (n_source,) numpy.ndarray
+        Weights of the source rows, in their order.
+    classes_ : (classes,) numpy.ndarray
+        The labels.
     """
 
     def __init__(
@@ -245,20 +309,28 @@ class WeightedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         self.target_weight = target_weight
 
     def fit(self, X, y, source=None):
-        """Weigh the source rows, and train.
+        """Weight the source rows, and train.
 
         Parameters
         ----------
-        X : (n, d) rows of both domains, dense or sparse
-        y : (n,) labels; those of target rows are needed for ``target_weight`` only
-        source : (n,) booleans, True for source rows. By default there is one domain only, and
-            nothing to weigh
+        X : (n, d) array-like or sparse matrix
+            Features of both domains.
+        y : (n,) array-like
+            Labels. Those of target rows are needed only where ``target_weight`` is above 0.
+        source : (n,) array-like of bool, optional
+            True for source rows. By default there is only one domain, and nothing to weight.
+
+        Returns
+        -------
+        self
+            The fitted classifier.
 
         Raises
         ------
-        ValueError : there are no source or no target rows, ``source`` is not booleans, the
-            estimator takes no ``sample_weight``, or the weights are not one for each source row,
-            negative, or all zero
+        ValueError
+            If there are no source or no target rows, ``source`` is not booleans, ``target_weight``
+            is negative, the estimator takes no ``sample_weight``, or the weights are not one for
+            each source row, negative, or all zero.
         """
         X, y = validate_data(self, X, y, accept_sparse="csr")
         if self.target_weight < 0:
@@ -298,17 +370,50 @@ class WeightedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         return getattr(self.estimator_, method)(X)
 
     def predict(self, X):
-        """(n,) labels."""
+        """Return the predicted label of each row.
+
+        Parameters
+        ----------
+        X : (n, d) array-like or sparse matrix
+            Features.
+
+        Returns
+        -------
+        (n,) numpy.ndarray
+            Labels.
+        """
         return self._ask("predict", X)
 
     @available_if(lambda self: hasattr(self._estimator(), "predict_proba"))
     def predict_proba(self, X):
-        """(n, classes) probabilities, where the estimator has them."""
+        """Return class probabilities, where the estimator has them.
+
+        Parameters
+        ----------
+        X : (n, d) array-like or sparse matrix
+            Features.
+
+        Returns
+        -------
+        (n, classes) numpy.ndarray
+            Probabilities, in the order of ``classes_``.
+        """
         return self._ask("predict_proba", X)
 
     @available_if(lambda self: hasattr(self._estimator(), "decision_function"))
     def decision_function(self, X):
-        """The estimator's scores, where it has them."""
+        """Return the estimator's scores, where it has them.
+
+        Parameters
+        ----------
+        X : (n, d) array-like or sparse matrix
+            Features.
+
+        Returns
+        -------
+        (n,) or (n, classes) numpy.ndarray
+            Scores of the estimator's ``decision_function``.
+        """
         return self._ask("decision_function", X)
 
     def __sklearn_tags__(self):
@@ -318,30 +423,38 @@ class WeightedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
 
 
 class TrAdaBoostClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
-    """Boosting that learns which source examples to believe (Dai et al. 2007).
+    """Boost a classifier that learns which source examples to believe (Dai et al. 2007).
 
-    *Boosting for Transfer Learning*, ICML, doi 10.1145/1273496.1273521. Each round trains on all
-    rows. As in AdaBoost, target rows that the round gets wrong count more in the next; source rows
-    that it gets wrong count less, since they seem to follow another rule. The second half of the
-    rounds votes. Target rows must be labeled: a few are enough.
+    The method is that of *Boosting for Transfer Learning*, ICML, doi 10.1145/1273496.1273521. Each
+    round trains on all rows. As in AdaBoost, target rows that the round gets wrong count more in
+    the next. Source rows that it gets wrong count less, because they seem to follow another rule.
+    The second half of the rounds votes. Target rows must be labeled; a few are enough.
 
     For K > 2 classes a round's vote is that of SAMME (Zhu et al. 2009, doi
-    10.4310/SII.2009.v2.n3.a8), which adds log(K - 1); for two it is that of the paper. A round that
-    does no better than chance on the target has no vote, and leaves target weights as they are.
+    10.4310/SII.2009.v2.n3.a8), which adds log(K - 1). For two classes it is that of the paper. A
+    round that does no better than chance on the target has no vote, and leaves target weights as
+    they are.
 
     Parameters
     ----------
-    estimator : takes ``sample_weight``; by default a decision tree of one split. Weights have mean
-        1, so that regularization keeps its strength
-    n_estimators : rounds
+    estimator : sklearn.base.BaseEstimator, optional
+        Classifier that takes ``sample_weight``. By default it is a decision tree of one split.
+        Weights have mean 1, so that regularization keeps its strength.
+    n_estimators : int, default 50
+        Number of rounds.
 
     Attributes
     ----------
-    estimators_ : the classifiers of all rounds
-    estimator_errors_ : their weighted errors on target rows
-    estimator_weights_ : their votes, of the first half 0
-    weights_ : (n,) weights of all rows after the last round, with mean 1
-    classes_ : the labels
+    estimators_ : list of sklearn.base.BaseEstimator
+        Classifiers of all rounds.
+    estimator_errors_ : (n_estimators,) numpy.ndarray
+        Their weighted errors on target rows, in 0..1.
+    estimator_weights_ : (n_estimators,) numpy.ndarray
+        Their votes. Those of the first half are 0.
+    weights_ : (n,) numpy.ndarray
+        Weights of all rows after the last round, with mean 1.
+    classes_ : (classes,) numpy.ndarray
+        The labels.
     """
 
     def __init__(self, estimator: BaseEstimator | None = None, n_estimators: int = 50):
@@ -353,15 +466,24 @@ class TrAdaBoostClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : (n, d) rows of both domains, dense or sparse
-        y : (n,) labels of all rows
-        source : (n,) booleans, True for source rows. By default all rows are of the target, and
-            this is AdaBoost whose later half votes
+        X : (n, d) array-like or sparse matrix
+            Features of both domains.
+        y : (n,) array-like
+            Labels of all rows.
+        source : (n,) array-like of bool, optional
+            True for source rows. By default all rows are of the target, and this is AdaBoost whose
+            later half votes.
+
+        Returns
+        -------
+        self
+            The fitted classifier.
 
         Raises
         ------
-        ValueError : no target rows, fewer than two classes, ``source`` is not booleans, no rounds,
-            or the estimator takes no ``sample_weight``
+        ValueError
+            If there are no target rows, fewer than two classes or no rounds, ``source`` is not
+            booleans, or the estimator takes no ``sample_weight``.
         """
         X, y = validate_data(self, X, y, accept_sparse="csr")
         check_classification_targets(y)
@@ -396,7 +518,18 @@ class TrAdaBoostClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         return self
 
     def predict_proba(self, X):
-        """(n, classes) shares of the vote. They are no calibrated probabilities."""
+        """Return each class's share of the vote, which is not a calibrated probability.
+
+        Parameters
+        ----------
+        X : (n, d) array-like or sparse matrix
+            Features.
+
+        Returns
+        -------
+        (n, classes) numpy.ndarray
+            Shares in 0..1, in the order of ``classes_``.
+        """
         check_is_fitted(self)
         X = validate_data(self, X, accept_sparse="csr", reset=False)
         votes = sum(
@@ -407,7 +540,18 @@ class TrAdaBoostClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         return votes / votes.sum(axis=1, keepdims=True)
 
     def predict(self, X):
-        """(n,) labels: those with most votes."""
+        """Return the label with most votes for each row.
+
+        Parameters
+        ----------
+        X : (n, d) array-like or sparse matrix
+            Features.
+
+        Returns
+        -------
+        (n,) numpy.ndarray
+            Labels.
+        """
         winners = self.predict_proba(X).argmax(axis=1)
         return self.classes_[winners]
 
@@ -423,7 +567,25 @@ class TrAdaBoostClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
 
 
 def checked_source(source, n: int) -> np.ndarray:
-    """``source`` as (n,) booleans; ValueError for anything else."""
+    """Return ``source`` as an array of booleans, and refuse anything else.
+
+    Parameters
+    ----------
+    source : (n,) array-like of bool
+        True for source rows.
+    n : int
+        Number of rows.
+
+    Returns
+    -------
+    (n,) numpy.ndarray of bool
+        True for source rows.
+
+    Raises
+    ------
+    ValueError
+        If ``source`` is not n booleans.
+    """
     source = np.asarray(source)
     if source.dtype != bool or source.shape != (n,):
         raise ValueError(
