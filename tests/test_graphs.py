@@ -274,7 +274,7 @@ def test_tables_are_filled_from_nothing_else(words, how):
                 joined.attr["N"].i = 1
                 node.input[1] = "joined:output:0"
         elif how == "unbound":
-            del function.bound_inputs[0]
+            del function.bound_inputs[1]  # so that the path is what Python gives
         elif how == "bound":
             function.bound_inputs[0] = function.bound_inputs[1]
         elif how == "called":
