@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import pandas as pd
 import tensorflow as tf
-from sklearn.metrics import accuracy_score
+from sklearn.metrics import balanced_accuracy_score
 from tqdm.auto import tqdm
 
 from tlbook.errors import TrainingError
@@ -33,7 +33,7 @@ def fit(
     batch_size: int = 32,
     lr: float = 1e-3,
     optimizer: Callable | None = None,
-    metric: Callable[[np.ndarray, np.ndarray], float] = accuracy_score,
+    metric: Callable[[np.ndarray, np.ndarray], float] = balanced_accuracy_score,
     patience: int | None = None,
     seed: int = 0,
     progress: bool = True,
@@ -109,15 +109,30 @@ def fit(
 
 
 def predict(model, x: np.ndarray, batch_size: int = 256) -> np.ndarray:
-    """Probabilities of the classes, float32 (n, k), also of a model that gives logits."""
+    """Return logits in the order of the data, as :func:`tlbook.learning.loop.predict` does.
+
+    Parameters
+    ----------
+    model : keras.Model
+        Gives logits, or probabilities, whose logarithms are returned: their softmax is the same.
+    x : (n, ...) array
+        Examples.
+    batch_size : int
+        Examples at once.
+
+    Returns
+    -------
+    (n, k) array of float32
+    """
     x = _array(x)
     batches = [tf.constant(x[start : start + batch_size]) for start in range(0, len(x), batch_size)]
     outputs = np.concatenate([model(batch, training=False).numpy() for batch in batches])
-    return tf.nn.softmax(outputs).numpy() if _gives_logits(model) else outputs
+    tiny = np.finfo(np.float32).tiny
+    return outputs if _gives_logits(model) else np.log(np.maximum(outputs, tiny))
 
 
 def evaluate(
-    model, data: Data, metric: Callable[[np.ndarray, np.ndarray], float] = accuracy_score
+    model, data: Data, metric: Callable[[np.ndarray, np.ndarray], float] = balanced_accuracy_score
 ) -> float:
     """A scikit-learn metric, ``metric(true, predicted)``, of the classes the model predicts."""
     x, y = data

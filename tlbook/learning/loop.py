@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 import torch
 from accelerate import Accelerator
-from sklearn.metrics import accuracy_score
+from sklearn.metrics import balanced_accuracy_score
 from torch import nn
 from torch.optim import Optimizer
 from tqdm.auto import tqdm
@@ -246,7 +246,7 @@ def predict(
 def evaluate(
     model: nn.Module,
     batches: Batches,
-    metric: Callable[[np.ndarray, np.ndarray], float] = accuracy_score,
+    metric: Callable[[np.ndarray, np.ndarray], float] = balanced_accuracy_score,
     accelerator: Accelerator | None = None,
 ) -> float:
     """A scikit-learn metric, ``metric(true, predicted)``, of the classes the model predicts."""
@@ -262,7 +262,7 @@ def fit(
     optimizer: Optimizer,
     *,
     validation: Batches | None = None,
-    metric: Callable[[np.ndarray, np.ndarray], float] = accuracy_score,
+    metric: Callable[[np.ndarray, np.ndarray], float] = balanced_accuracy_score,
     every: int | None = None,
     patience: int | None = None,
     checkpoint: Path | str | None = None,
