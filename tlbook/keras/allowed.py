@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-from tlbook.keras.files import refused
-
 # What a file asks for
 _ACTIVATIONS = "Activation ELU LeakyReLU PReLU ReLU Softmax ThresholdedReLU"
 
@@ -159,3 +157,19 @@ def _check_name(part: dict, path: Path) -> None:
         raise refused(path, f"asks for {name!r} of {module or 'Keras'}, which can be any code")
     if (registered := part.get("registered_name")) not in (None, name):
         raise refused(path, f"asks for {registered!r} in place of {name!r}")
+
+
+class Refused(ValueError):
+    """A model file asks for what can be code, or reaches beyond itself."""
+
+
+def refused(path: Path, what: str) -> Refused:
+    return Refused(
+        f"{path} {what}. If you trust its author, load it with load_model of Keras itself."
+    )
+
+
+def line(error: Exception) -> str:
+    """The message of an error, in one line that can be read."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else f"{text[:300]} ..."

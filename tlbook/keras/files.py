@@ -10,7 +10,7 @@ from pathlib import Path
 import h5py
 import keras
 
-from tlbook.keras.allowed import check_config
+from tlbook.keras.allowed import Refused, check_config, line, refused
 from tlbook.keras.freezing import package_of
 
 
@@ -117,22 +117,6 @@ def _model_file(path: Path | str) -> Path:
     if path.suffix not in (".keras", ".h5"):
         raise ValueError(f"{path.name}: a model file ends in .keras, or in .h5, which is legacy")
     return path
-
-
-class Refused(ValueError):
-    """A model file asks for what can be code, or reaches beyond itself."""
-
-
-def refused(path: Path, what: str) -> Refused:
-    return Refused(
-        f"{path} {what}. If you trust its author, load it with load_model of Keras itself."
-    )
-
-
-def line(error: Exception) -> str:
-    """The message of an error, in one line that can be read."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 300 else f"{text[:300]} ..."
 
 
 # What a file holds
