@@ -13,6 +13,7 @@ import tlbook
 FOLDER = Path(tlbook.__file__).parent
 #: From the ground up: a room's modules import from their own room and from those before it.
 ROOMS = [
+    "errors",
     "checks",
     "code",
     "data",
