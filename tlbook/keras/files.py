@@ -15,6 +15,8 @@ from tlbook.keras.freezing import package_of
 
 
 # --- files --------------------------------------------------------------------------------------
+
+
 def save(model, path: Path | str) -> None:
     """Save architecture and weights, whole or not at all: ``.keras``, or ``.h5``, which is legacy.
 
@@ -120,6 +122,8 @@ def _model_file(path: Path | str) -> Path:
 
 
 # What a file holds
+
+
 def _unpacked(path: Path) -> tuple[object, object]:
     """Configuration and Keras version of a model file, once its weights were found to be its own.
 
@@ -167,6 +171,4 @@ def _check_weights(file: h5py.File, size: int, path: Path) -> None:
 
 #: The members of a ``.keras`` file, beside those in ``assets/``.
 _MEMBERS = {"config.json", "metadata.json", "model.weights.h5"}
-
-
 EXPANSION = 100  # no honest file is more than a hundred times smaller than its content

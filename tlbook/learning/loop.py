@@ -34,10 +34,7 @@ from tlbook.sources.cache import digest
 
 # --- batches ------------------------------------------------------------------------------------
 TOKENS = 2048  # in one pass of a CPU: what it computes between the layers still fits its cache
-
-
 # --- schedules ----------------------------------------------------------------------------------
-
 #: (step, number of steps) -> factor of the learning rate.
 Schedule = Callable[[int, int], float]
 
@@ -59,6 +56,8 @@ def warmup_linear(warmup: float = 0.1) -> Schedule:
 
 
 # --- the loop -----------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class Step:
     """An update of the optimizer that was just done: the ``index``-th, counting from 0."""
@@ -255,6 +254,8 @@ def evaluate(
 
 
 # --- fit ----------------------------------------------------------------------------------------
+
+
 def fit(
     model: nn.Module,
     loss_fn: Loss,

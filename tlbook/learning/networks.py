@@ -14,6 +14,8 @@ from torch import nn
 
 
 # --- small networks, trained by the chapters ----------------------------------------------------
+
+
 class MLP(nn.Sequential):
     """Map vectors (n, sizes[0]) to (n, sizes[-1]) by linear layers with ReLU between them.
 
