@@ -13,7 +13,6 @@ import keras
 from tlbook.keras.allowed import Refused, check_config, line, refused
 from tlbook.keras.freezing import package_of
 
-
 # --- files --------------------------------------------------------------------------------------
 
 

@@ -32,8 +32,9 @@ from tlbook.learning.freezing import eval_mode, train_mode
 from tlbook.learning.protocol import Loss, logits_of, needs_whole
 from tlbook.sources.cache import digest
 
-# --- batches ------------------------------------------------------------------------------------
 TOKENS = 2048  # in one pass of a CPU: what it computes between the layers still fits its cache
+
+
 # --- schedules ----------------------------------------------------------------------------------
 #: (step, number of steps) -> factor of the learning rate.
 Schedule = Callable[[int, int], float]

@@ -12,7 +12,6 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-
 # --- small networks, trained by the chapters ----------------------------------------------------
 
 

@@ -42,7 +42,6 @@ from tlbook.learning.protocol import (
 )
 from tlbook.methods.weighting import checked_source
 
-
 # --- how far apart two samples are --------------------------------------------------------------
 
 
