@@ -116,6 +116,30 @@ def test_texts_are_strings(text):
         data.labeled(["one", text], ["a", "b"])
 
 
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"labels": ["a", "", "b"]}, "row 1 has an empty label"),
+        ({"classes": ["a", "b", "a"]}, "name one twice"),
+        ({"x": np.array([["one"], ["two"], ["three"]])}, r"texts are one column, not .*\(3, 1\)"),
+        ({"groups": [(1, 2), (1, 3), (1, 2)]}, "one value for each example"),
+    ],
+)
+def test_columns_without_sense_are_refused(changed, message):
+    with pytest.raises(ValueError, match=message):
+        data.labeled(**{"x": ["one", "two", "three"], "labels": ["a", "b", "a"]} | changed)
+
+
+def test_classes_may_be_numbers_as_the_labels_are():
+    assert data.labeled(["one", "two"], [1, 0], classes=[1, 0]).classes == ("1", "0")
+
+
+def test_too_few_groups_to_split_are_named():
+    few = data.labeled([f"text {i}" for i in range(40)], [0, 1] * 20, [0, 1, 2, 2] * 10)
+    with pytest.raises(ValueError, match="3 groups cannot be split into 4 parts"):
+        data.split(few)
+
+
 def test_joined_groups_stay_apart():
     first = data.labeled(["a", "b", "c"], ["x", "y", "x"], ["ann", "bob", "ann"], name="first")
     second = data.labeled(["d", "e"], ["x", "y"], ["ann", "cid"], name="second")

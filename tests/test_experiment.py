@@ -211,10 +211,36 @@ def test_compare_takes_class_numbers_only(task, returned, message):
         compare(arms, labeled, **parts(labeled), budgets=[2], seeds=[0, 1])
 
 
+@pytest.mark.parametrize("bad", [0.9, np.nan])
+def test_probabilities_are_no_labels(bad):
+    y, labels = np.array([0, 1] * 10), np.zeros((2, 20), int)
+    with pytest.raises(ValueError, match="predictions are float64 values such as"):
+        balanced_accuracy(y, np.full((2, 20), bad))
+    with pytest.raises(ValueError, match="control are float64 values"):
+        balanced_accuracy(y, labels, np.full((2, 20), bad))
+
+
+def test_groups_must_be_two_and_one_for_each_example():
+    y, labels = np.array([0, 1] * 10), np.zeros((2, 20), int)
+    with pytest.raises(ValueError, match="needs two groups of test examples, and there are 1"):
+        balanced_accuracy(y, labels, groups=np.zeros(20))
+    with pytest.raises(ValueError, match="19 groups for 20 test examples"):
+        balanced_accuracy(y, labels, groups=np.arange(19))
+
+
+def test_an_interval_holds_what_was_measured():
+    """Ten classes of one example each are right, one class of ten examples is wrong."""
+    y = np.array([0] * 10 + list(range(1, 11)))
+    predictions = np.tile(np.where(y == 0, 1, y), (2, 1))
+    effect = balanced_accuracy(y, predictions)
+    assert effect.low <= effect.value <= effect.high
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
         ({"seeds": [0]}, "at least 2"),
+        ({"budgets": [2, 10_000]}, "no class has 10000 rows to train on"),
         ({"seeds": [0] * 50}, "twice"),
         ({"seeds": [0, -1]}, "seed=-1"),
         ({"budgets": []}, "one or more"),

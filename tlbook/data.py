@@ -116,9 +116,15 @@ def labeled(
     """
     x = np.asarray(x) if _is_image_array(x) else np.array(checks.texts("x", x), dtype=object)
     labels = [str(label) for label in checks.present("labels", labels)]
+    if "" in labels:
+        raise ValueError(f"labels: row {labels.index('')} has an empty label; leave the row out")
     if groups is not None:
         groups = np.asarray(checks.present("groups", groups))
-    classes = tuple(sorted(set(labels)) if classes is None else classes)
+        if groups.ndim != 1:
+            raise ValueError("groups: one value for each example is needed, such as a string")
+    classes = tuple(sorted(set(labels)) if classes is None else map(str, classes))
+    if len(set(classes)) < len(classes):
+        raise ValueError(f"{name}: the classes {classes} name one twice")
     if unknown := set(labels) - set(classes):
         raise ValueError(f"{name}: labels {sorted(unknown)} are not among the classes {classes}")
     if len(classes) < 2:
@@ -288,6 +294,8 @@ def sample(
 
 
 def _is_image_array(x: Sequence) -> bool:
+    if isinstance(x, np.ndarray) and x.ndim > 1 and x.dtype.kind in "OUS":
+        raise ValueError(f"x: texts are one column, not of shape {x.shape}; pass table['text']")
     return isinstance(x, np.ndarray) and x.ndim > 1
 
 
@@ -307,7 +315,13 @@ def _hold_out(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rows without and with one stratified fold of about this share, groups kept whole."""
     folds = max(2, round(1 / share))
-    grouped = len(np.unique(data.groups[rows])) < len(rows)
+    distinct_groups = len(np.unique(data.groups[rows]))
+    if distinct_groups < folds:
+        raise ValueError(
+            f"{data.name}: {distinct_groups} groups cannot be split into {folds} parts, of which one "
+            "is held out: a larger share, a finer grouping, or more data"
+        )
+    grouped = distinct_groups < len(rows)
     folder = StratifiedGroupKFold if grouped else StratifiedKFold
     chosen = folder(folds, shuffle=True, random_state=seed).split(
         rows, data.y[rows], data.groups[rows] if grouped else None

@@ -87,6 +87,8 @@ class Comparison:
             say more.
         """
         budgets = np.sort([number for number in self.budgets if number is not None])
+        if not len(budgets):
+            raise ValueError("the curve needs budgets in labels per class, and there is None alone")
         runs = [self._at(arm, budget), *(self._at(control, int(number)) for number in budgets)]
 
         def needed(scores: np.ndarray) -> np.ndarray:
@@ -146,11 +148,11 @@ def _reached(score: float, curve: np.ndarray, x: np.ndarray) -> float:
 
     (``np.interp`` gives the right end of a plateau, which would favor the arm.)
     """
-    above = np.flatnonzero(curve >= score)
+    above = np.flatnonzero(curve >= score - 1e-12)  # a plateau holds in spite of rounding
     if not len(above) or above[0] == 0:
         return x[0] if len(above) else x[-1]
     i = above[0]
-    share = (score - curve[i - 1]) / (curve[i] - curve[i - 1])
+    share = min(1.0, (score - curve[i - 1]) / (curve[i] - curve[i - 1]))
     return x[i - 1] + share * (x[i] - x[i - 1])
 
 
@@ -241,6 +243,11 @@ def _checked(arms, data, train, test, budgets, seeds) -> tuple:
     if not budgets or len(set(budgets)) < len(budgets):
         raise ValueError(f"budgets={list(budgets)}: one or more are needed, each once")
     counts = np.bincount(data.y[train], minlength=len(data.classes))
+    if numbers and max(numbers) > counts.max():
+        raise ValueError(
+            f"budgets={list(budgets)}: no class has {max(numbers)} rows to train on, the largest "
+            f"{counts.max()}"
+        )
     if numbers and counts.min() < max(numbers):
         small = ", ".join(
             f"{name!r} ({count} rows)"

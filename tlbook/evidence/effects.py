@@ -124,17 +124,30 @@ def balanced_accuracy(
     """
     checks.number("level", level, above=0, below=1)
     checks.integer("resamples", resamples, least=1)
-    predictions = np.asarray(predictions)
-    if predictions.ndim != 2 or predictions.shape[1] != len(y):
-        raise ValueError(f"predictions must be (seeds, {len(y)}), got {predictions.shape}")
+    y = np.asarray(y)
+    predictions = _labels("predictions", predictions, y)
     if len(predictions) < 2:
         raise ValueError("an interval needs at least two seeds: a single run is never a result")
     gain = (predictions == y).astype(float)
     if control is not None:
-        if np.shape(control) != predictions.shape:
-            raise ValueError(f"control has shape {np.shape(control)}, not {predictions.shape}")
-        gain -= np.asarray(control) == y
+        control = _labels("control", control, y)
+        if control.shape != predictions.shape:
+            raise ValueError(f"control has shape {control.shape}, not {predictions.shape}")
+        gain -= control == y
     return pigeonhole_interval(lambda scores: scores[0], y, gain[None], groups, level, resamples)
+
+
+def _labels(name: str, found: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Predicted labels (seeds, n), if they can equal true ones: probabilities never would."""
+    found = np.asarray(found)
+    if found.ndim != 2 or found.shape[1] != len(y):
+        raise ValueError(f"{name} must be (seeds, {len(y)}), got {found.shape}")
+    if found.dtype.kind == "f" and y.dtype.kind in "iu":
+        raise ValueError(
+            f"{name} are {found.dtype} values such as {found.flat[0]!r:.30}: labels like those of y "
+            "are needed (of probabilities, the argmax)"
+        )
+    return found
 
 
 def episode_accuracy(
@@ -241,12 +254,21 @@ def pigeonhole_interval(
     -------
     Effect
         The statistic with its interval.
+
+    Raises
+    ------
+    ValueError
+        There are fewer than two groups, or not one for each test example.
     """
+    if groups is not None and len(groups) != len(y):
+        raise ValueError(f"{len(groups)} groups for {len(y)} test examples")
     # sums[r, s, g, c]: what group g's examples of class c gain with seed s; counts[g, c]: how many
     _, group = np.unique(np.arange(len(y)) if groups is None else groups, return_inverse=True)
     classes, label = np.unique(y, return_inverse=True)
     n_runs, n_seeds, _ = gains.shape
-    n_groups = group.max() + 1
+    n_groups = group.max(initial=-1) + 1
+    if n_groups < 2:
+        raise ValueError(f"an interval needs two groups of test examples, and there are {n_groups}")
     counts = np.zeros((n_groups, len(classes)))
     np.add.at(counts, (group, label), 1)
     sums = np.zeros((n_runs, n_seeds, n_groups, len(classes)))
@@ -274,8 +296,7 @@ def _with_limits(
     """A statistic of positions, and its percentile limits where each sample is resampled by itself.
 
     The statistic gets positions below each of ``counts``, (resamples, k) each, and returns
-    (resamples,).
-    ``batch`` of them are computed at once.
+    (resamples,). ``batch`` of them are computed at once.
     """
     every = [np.arange(count) for count in counts]
     limits = bootstrap(
@@ -288,8 +309,9 @@ def _with_limits(
         vectorized=True,
         rng=np.random.default_rng(0),
     ).confidence_interval
-    value = statistic(*(rows[None] for rows in every))[0]
-    return float(value), float(limits.low), float(limits.high)
+    value = float(statistic(*(rows[None] for rows in every))[0])
+    # Where a class is one group, most resamples can lie on one side of what was measured
+    return value, min(value, float(limits.low)), max(value, float(limits.high))
 
 
 def _times_drawn(rows: np.ndarray, n: int) -> np.ndarray:
