@@ -1,4 +1,4 @@
-"""What a Keras file may ask for when it is loaded: exact classes of Keras's own, and nothing else."""
+"""Check what a Keras file asks for when it is loaded: only exact classes of Keras's own."""
 
 from pathlib import Path
 
@@ -131,7 +131,21 @@ _INLINE = ("vocabulary", "idf_weights")
 def check_config(config: object, path: Path) -> None:
     """Refuse a configuration that names anything but what is known to be harmless.
 
-    Keras 3 refuses a part of the rest itself; ``tf_keras`` imports whatever module a file names.
+    Keras 3 itself refuses part of the rest. ``tf_keras`` imports whatever module a file names.
+
+    Parameters
+    ----------
+    config : object
+        The configuration of a model, as read from its JSON.
+    path : pathlib.Path
+        The file that it comes from, for messages.
+
+    Raises
+    ------
+    ValueError
+        If it is not the configuration of a model.
+    Refused
+        If it names a class that is not listed, or a file to read.
     """
     if not isinstance(config, dict) or not isinstance(config.get("class_name"), str):
         kind = f"a {type(config).__name__}" if config is not None else "null"
