@@ -4,19 +4,29 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 # Linux without a GPU: the address of PyTorch's CPU builds (README), or torch comes with CUDA.
 TORCH_INDEX ?=
 PORT ?= 8000
+# Outputs of chapters from a release in place of running them here: a file or an https address, which
+# may end in #sha256=...; VERIFY=2 runs two of the chapters anyway.
+OUTPUTS ?=
+OUTPUTS_SHA256 ?=
+VERIFY ?=
 
 PY := .venv/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
 READY := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help book serve test fuzz check replicate bench experiments export ledger lock assets linkcheck clean
+.PHONY: help book outputs serve test fuzz check replicate bench experiments export ledger lock assets
+.PHONY: linkcheck clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 book: $(READY) ## run the chapters that are stale and build the book
-	@$(PY) -m tools.build
+	@$(PY) -m tools.build $(if $(OUTPUTS),--outputs '$(OUTPUTS)') \
+	  $(if $(OUTPUTS_SHA256),--outputs-sha256 $(OUTPUTS_SHA256)) $(if $(VERIFY),--verify $(VERIFY))
+
+outputs: $(READY) ## pack the outputs of the last build, for a release
+	@$(PY) -m tools.outputs
 
 serve: book ## build the book and serve it at http://localhost:8000 (PORT=...)
 	@$(PY) -m http.server $(PORT) --bind localhost --directory _build/html

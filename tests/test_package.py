@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +12,10 @@ import pytest
 import tlbook
 
 FOLDER = Path(tlbook.__file__).parent
+CHAPTERS = Path(__file__).parents[1] / "chapters"
 #: From the ground up: a room's modules import from their own room and from those before it.
 ROOMS = [
+    "errors",
     "checks",
     "code",
     "data",
@@ -62,6 +65,15 @@ def test_the_front_door_says_no_to_other_names():
         _ = tlbook.featuers
     with pytest.raises(ImportError, match="featuers"):
         exec("from tlbook import featuers")
+
+
+@pytest.mark.parametrize("page", sorted(CHAPTERS.glob("*.md")), ids=lambda page: page.stem)
+def test_what_a_chapter_takes_from_the_front_is_there(page):
+    """Seen here in a second, not in the build after an hour."""
+    code = "\n".join(re.findall(r"^from tlbook import (?:\([^)]*\)|.*)", page.read_text(), re.M))
+    names = {a.name for node in ast.walk(ast.parse(code)) for a in getattr(node, "names", [])}
+    folders = {folder.name for folder in FOLDER.iterdir() if (folder / "__init__.py").exists()}
+    assert names <= {*tlbook._HOME, *tlbook.MODULES, *folders, "data", "code"}
 
 
 def test_imports_only_go_down():

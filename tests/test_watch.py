@@ -159,6 +159,9 @@ def test_after_a_process_that_cannot_be_seen_all_code_counts(tmp_path):
 def test_who_reads_a_source_depends_on_all_of_it(tmp_path):
     reads = {
         "getsource": "import inspect; inspect.getsource(solo.never)",
+        # not hidden by a reading that says what for
+        "later": "from tlbook import code; code.digest(solo.never); code.inspect.getsource(solo)",
+        "loader": "solo.__loader__.get_source('tlbook.solo')",
         "open": "open(solo.__file__).read()",
         "traceback": "import traceback\ntry:\n    solo.only_in_a_worker(None)\n"
         "except TypeError:\n    traceback.format_exc()",

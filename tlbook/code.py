@@ -10,7 +10,6 @@ import ast
 import hashlib
 import inspect
 import io
-import linecache
 import sys
 import textwrap
 import tokenize
@@ -240,12 +239,7 @@ def _bare(source: str) -> ast.Module:
 
 
 def _source(part: Callable) -> str:
-    try:
-        return textwrap.dedent(inspect.getsource(part))
-    finally:
-        file = inspect.getsourcefile(part)
-        if file and Path(file).exists():  # whoever asks next reads the file, which is seen
-            linecache.cache.pop(file, None)
+    return textwrap.dedent(inspect.getsource(part))
 
 
 def _hash(text: str) -> str:

@@ -30,7 +30,7 @@ from sphinx_external_toc.parsing import parse_toc_yaml
 from sqlalchemy.exc import DatabaseError
 
 from tlbook.sources import assets
-from tools import ledger
+from tools import ledger, outputs
 from tools.run import Chapter, ChapterError, cores, plain, run_all
 from tools.watch import digest, python_version, used_code
 
@@ -192,7 +192,17 @@ def _version(package: str) -> str:
         return "missing"
 
 
-def build(root: Path, *, jobs: int, only: str | None, force: bool, run_only: bool) -> int:
+def build(
+    root: Path,
+    *,
+    jobs: int,
+    only: str | None,
+    force: bool,
+    run_only: bool,
+    downloads: str | None = None,
+    downloads_sha256: str | None = None,
+    verify: int = 0,
+) -> int:
     """Run what is stale and write the HTML; the exit status."""
     book = Book(root)
     reasons = {c.name: "forced" if force else book.stale(c) for c in book.chapters}
@@ -204,6 +214,19 @@ def build(root: Path, *, jobs: int, only: str | None, force: bool, run_only: boo
         print(f"{len(stale)} of {len(book.chapters)} chapters to run:")
         for chapter in stale:
             print(f"  {chapter.name} ({reasons[chapter.name]})", flush=True)
+    taken = []
+    if downloads and stale:
+        try:
+            content = outputs.fetch(downloads, downloads_sha256)
+            taken = outputs.take(book, stale, content, lambda report: changed(report, root))
+        except outputs.OutputsError as error:
+            print(f"{error}. Without OUTPUTS, make book runs all chapters here.", file=sys.stderr)
+            return 1
+        stale = [chapter for chapter in stale if chapter not in taken]
+        if problems := outputs.verify(book, taken, verify, jobs) if verify else []:
+            print("\n".join(problems), file=sys.stderr)
+            print("The archive says otherwise than what ran here.", file=sys.stderr)
+            return 1
     try:
         fetch_assets(book, stale)
     except assets.AssetError as error:
@@ -330,6 +353,11 @@ def main() -> int:
     parser.add_argument("--only", metavar="CHAPTER", help="run this chapter alone")
     parser.add_argument("--force", action="store_true", help="run chapters that are not stale too")
     parser.add_argument("--run-only", action="store_true", help="run chapters, write no pages")
+    parser.add_argument(
+        "--outputs", dest="downloads", metavar="ADDRESS", help="take what fits from this archive"
+    )
+    parser.add_argument("--outputs-sha256", dest="downloads_sha256", metavar="HASH")
+    parser.add_argument("--verify", type=int, default=0, help="chapters taken that run anyway")
     arguments = parser.parse_args()
     root = Path.cwd()
     signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -13,6 +13,7 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import json
+import linecache
 import mmap
 import os
 import re
@@ -68,6 +69,7 @@ def follow() -> None:
     sys.__tlbook_marks__ = _marks  # where also a module that is run as a script finds them
     sys.meta_path.insert(0, _Finder)
     sys.addaudithook(_note)
+    linecache.getlines = _lines_anew(linecache.getlines)
 
 
 # --- marks --------------------------------------------------------------------------------------
@@ -119,9 +121,6 @@ class _Loader(SourceFileLoader):
     def get_code(self, fullname):
         # always from the source: compiled files are of code without marks, and have to stay so
         return self.source_to_code(self.get_data(self.path), self.path)
-
-    def get_data(self, path):
-        return super().get_data(path)  # from a frame of this file, as _note asks for
 
     def source_to_code(self, data, path, *, _optimize=-1):
         tree = ast.parse(data, path)
@@ -193,12 +192,29 @@ def _note_opened(path: str, mode: str | None, flags: int) -> None:
 
 
 def _by_us(frame) -> bool:
-    """Whether this file reads a source, or ``tlbook.code``, which says what for."""
+    """Whether this file reads a source, or ``tlbook.code``, which says what for.
+
+    Or torch, which keeps for its errors the lines of who imports it.
+    """
     while frame:
-        if frame.f_code.co_filename == __file__ or frame.f_globals.get("__name__") == "tlbook.code":
+        here = frame.f_code.co_filename == __file__ and frame.f_code.co_name != "getlines"
+        if here or frame.f_globals.get("__name__") in ("tlbook.code", "torch.cuda"):
             return True
         frame = frame.f_back
     return False
+
+
+def _lines_anew(get_lines):
+    """``linecache.getlines`` that keeps no source with marks, so that each reading is seen."""
+
+    def getlines(filename, module_globals=None):
+        try:
+            return get_lines(filename, module_globals)
+        finally:
+            if filename in _marks:
+                linecache.cache.pop(filename, None)
+
+    return getlines
 
 
 def _note_read(path: str, name: str, what: str) -> None:

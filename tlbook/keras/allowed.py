@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-from tlbook.keras.files import refused
-
 # What a file asks for
 _ACTIVATIONS = "Activation ELU LeakyReLU PReLU ReLU Softmax ThresholdedReLU"
 
@@ -173,3 +171,44 @@ def _check_name(part: dict, path: Path) -> None:
         raise refused(path, f"asks for {name!r} of {module or 'Keras'}, which can be any code")
     if (registered := part.get("registered_name")) not in (None, name):
         raise refused(path, f"asks for {registered!r} in place of {name!r}")
+
+
+class Refused(ValueError):
+    """Report that a model file asks for what can be code, or reaches beyond itself."""
+
+
+def refused(path: Path, what: str) -> Refused:
+    """Make the error for a file that is not loaded.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        The file.
+    what : str
+        What the file does, as the rest of a sentence.
+
+    Returns
+    -------
+    Refused
+        The error. Its message says how to load the file all the same.
+    """
+    return Refused(
+        f"{path} {what}. If you trust its author, load it with load_model of Keras itself."
+    )
+
+
+def line(error: Exception) -> str:
+    """Return the message of an error in one line that can be read.
+
+    Parameters
+    ----------
+    error : Exception
+        The error.
+
+    Returns
+    -------
+    str
+        The message, cut after 300 characters, or the name of the error's type if it is empty.
+    """
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else f"{text[:300]} ..."

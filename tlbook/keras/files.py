@@ -10,7 +10,7 @@ from pathlib import Path
 import h5py
 import keras
 
-from tlbook.keras.allowed import check_config
+from tlbook.keras.allowed import Refused, check_config, line, refused
 from tlbook.keras.freezing import package_of
 
 
@@ -164,47 +164,6 @@ def _model_file(path: Path | str) -> Path:
     if path.suffix not in (".keras", ".h5"):
         raise ValueError(f"{path.name}: a model file ends in .keras, or in .h5, which is legacy")
     return path
-
-
-class Refused(ValueError):
-    """Report that a model file asks for what can be code, or reaches beyond itself."""
-
-
-def refused(path: Path, what: str) -> Refused:
-    """Make the error for a file that is not loaded.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-        The file.
-    what : str
-        What the file does, as the rest of a sentence.
-
-    Returns
-    -------
-    Refused
-        The error. Its message says how to load the file all the same.
-    """
-    return Refused(
-        f"{path} {what}. If you trust its author, load it with load_model of Keras itself."
-    )
-
-
-def line(error: Exception) -> str:
-    """Return the message of an error in one line that can be read.
-
-    Parameters
-    ----------
-    error : Exception
-        The error.
-
-    Returns
-    -------
-    str
-        The message, cut after 300 characters, or the name of the error's type if it is empty.
-    """
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 300 else f"{text[:300]} ..."
 
 
 # What a file holds
