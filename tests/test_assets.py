@@ -74,7 +74,7 @@ def asset_of(content: bytes, file: str = WHEEL, **changes) -> assets.Asset:
         files=len(CONTENT),
         unpacked=sum(map(len, CONTENT.values())),
         license="MIT",
-        origin="here",
+        origin="https://example.org",
         citation="none",
     )
     return dataclasses.replace(row, **changes)
@@ -654,11 +654,11 @@ def test_a_killed_download(index, cache, tmp_path):
     killed.set()
     assert not assets.archive(asset).exists() and not assets.folder(asset).exists()
 
-    # The next call succeeds; it leaves what may be a running download and removes old ones
+    # The next call succeeds; it leaves what may be a running download and removes idle ones
     index.respond = None
     assert unpacked(assets.fetch(asset)) == CONTENT
     (leftover,) = archives.glob("tmp*")
-    long_ago = time.time() - 2 * assets.DAY
+    long_ago = time.time() - assets.IDLE - 1
     os.utime(leftover, (long_ago, long_ago))
     assets.fetch(asset, again=True)
     assert set(archives.iterdir()) == {assets.archive(asset)}
@@ -679,10 +679,24 @@ def test_a_killed_unpacking(index, cache, tmp_path):
     assert len(list(leftover.rglob("*.txt"))) < len(files), "it was killed in the middle"
     assert not assets.folder(asset).exists()
 
-    long_ago = time.time() - 2 * assets.DAY
-    os.utime(leftover, (long_ago, long_ago))
+    long_ago = time.time() - assets.IDLE - 1
+    for path in (leftover, *leftover.rglob("*")):
+        if path.name != "1.txt":
+            os.utime(path, (long_ago, long_ago))
     assert unpacked(assets.fetch(asset)) == files
+    assert leftover.exists(), "a file in it is new: the process may be alive"
+    os.utime(leftover / "whole/x/data/1.txt", (long_ago, long_ago))
+    assets.fetch(asset, again=True)
     assert not leftover.exists()
+
+
+@pytest.mark.parametrize("origin", ["javascript:alert(1)", "here", "", "data:text/html,x"])
+def test_an_origin_that_is_no_address_is_refused(tmp_path, capsys, origin):
+    table = write_table(tmp_path / "table.toml", asset_of(wheel()))
+    table.write_text(table.read_text().replace("https://example.org", origin))
+    code, _, said = run(capsys, "assets", "--table", str(table))
+    assert code == 1
+    assert f"origin {origin!r} of tiny" in said
 
 
 def test_a_cache_folder_that_cannot_be_written(index, monkeypatch, tmp_path):
@@ -726,6 +740,15 @@ def run(capsys, *arguments: str) -> tuple[int, str, str]:
     code = main(list(arguments))
     captured = capsys.readouterr()
     return code, captured.out, captured.err
+
+
+def test_a_reader_who_stops_reading_ends_the_command_quietly(cache):
+    reading, writing = os.pipe()
+    os.close(reading)  # as `| head` does when it has its lines
+    command = [sys.executable, "-m", "tlbook", "assets"]
+    with os.fdopen(writing, "w") as closed:
+        ended = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, text=True)
+    assert (ended.stderr, ended.returncode) == ("", 1)
 
 
 def test_the_list(cache, capsys):

@@ -243,7 +243,7 @@ FINDS = {
         ("text/plain", ["list"]),
         (TABLE, {"name": "../evil", "csv": ""}),
         (TABLE, {"name": "fine"}),
-        (FINDING, FINDS | {"claim": "C999"}),
+        (FINDING, FINDS | {"claim": "C999"}),  # no id
         (FINDING, FINDS | {"effect": "high"}),
         (FINDING, FINDS | {"interval": [1.0]}),
     ],

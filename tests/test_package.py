@@ -11,6 +11,7 @@ import pytest
 
 import tlbook
 from tests.helpers import FOLDER, imports, modules
+from tlbook import sources
 
 CHAPTERS = Path(__file__).parents[1] / "chapters"
 #: From the ground up: a room's modules import from their own room and from those before it.
@@ -50,14 +51,18 @@ def test_modules_without_networks_load_no_framework(module):
     assert not loaded_by(f"import tlbook.{module}") & {"torch", "tensorflow", "transformers"}
 
 
-@pytest.mark.parametrize("name", sorted({*tlbook._HOME, *tlbook.MODULES}))
+@pytest.mark.parametrize("name", sorted(tlbook._HOME))
 def test_the_front_door_leads_to_every_public_name(name):
-    found = getattr(tlbook, name)
-    home = f"tlbook.{tlbook._HOME.get(name, tlbook.MODULES.get(name))}"
-    assert found is (
-        getattr(sys.modules[home], name) if name in tlbook._HOME else sys.modules[home]
-    )
-    assert name in dir(tlbook)
+    found, home = getattr(tlbook, name), f"tlbook.{tlbook._HOME[name]}"
+    assert found is (getattr(sys.modules[home], name, None) or sys.modules[f"{home}.{name}"])
+    assert name in dir(tlbook) and name in tlbook.asked
+
+
+@pytest.mark.parametrize("name", sorted(sources._HOME))
+def test_sources_lead_to_every_data_set(name):
+    home = f"tlbook.sources.{sources._HOME[name]}"
+    assert getattr(sources, name) is getattr(sys.modules[home], name)
+    assert name in dir(sources) and name in sources.asked
 
 
 def test_the_front_door_says_no_to_other_names():
@@ -73,7 +78,7 @@ def test_what_a_chapter_takes_from_the_front_is_there(page):
     code = "\n".join(re.findall(r"^from tlbook import (?:\([^)]*\)|.*)", page.read_text(), re.M))
     names = {a.name for node in ast.walk(ast.parse(code)) for a in getattr(node, "names", [])}
     folders = {folder.name for folder in FOLDER.iterdir() if (folder / "__init__.py").exists()}
-    assert names <= {*tlbook._HOME, *tlbook.MODULES, *folders, "data", "code"}
+    assert names <= {*tlbook._HOME, *folders, "data", "code"}
 
 
 def test_imports_only_go_down():

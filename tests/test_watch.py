@@ -104,6 +104,42 @@ def test_a_chapter_depends_on_the_code_that_ran(tmp_path):
     assert reasons(root) == {"a": f"{of} changed", "b": f"{of} changed", "c": None}
 
 
+FRONT = """import importlib
+
+HOMES = {"one": "f", "two": "g"}
+asked = set()
+
+def __getattr__(name):
+    home = {each: m for m, names in HOMES.items() for each in names.split()}.get(name)
+    if home is None:
+        raise AttributeError(name)
+    asked.add(name)
+    return getattr(importlib.import_module(f"tlbook.{home}"), name)
+"""
+
+
+def test_of_a_front_door_only_the_names_asked_for_count(tmp_path):
+    modules = {
+        name: f"def {call}():\n    return 1\n" for name, call in (("one", "f"), ("two", "g"))
+    }
+    root = book(tmp_path, modules, a=["from tlbook import f", "f()"], b=["from tlbook import g"])
+    front = root / "tlbook" / "__init__.py"
+    front.write_text(front.read_text() + FRONT)
+    time.sleep(0.05)
+    of = "tlbook/__init__.py"
+    edits = [
+        ('"two": "g"', '"two": "g h"', {}),
+        ('"two": "g"', '"three": "g"', {"b": f"{of}: g changed"}),
+        (
+            "asked.add(name)",
+            "asked.add(name + '')",
+            dict.fromkeys("ab", f"{of}: __getattr__ changed"),
+        ),
+        ("asked = set()", "asked = set([])", dict.fromkeys("ab", f"{of} changed")),
+    ]
+    check(root, of, edits)
+
+
 def test_what_child_processes_call_counts(tmp_path):
     load = "from tlbook.solo import only_in_a_worker as f"
     calls = {

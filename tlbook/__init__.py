@@ -15,7 +15,8 @@ __version__ = "0.1.0"
 # Without ipywidgets, tqdm warns in every notebook that its bars are plain text: that is intended.
 warnings.filterwarnings("ignore", message="IProgress not found")
 
-#: The module in which each public name lives, below ``tlbook``.
+#: The modules below ``tlbook`` in which the public names live. A chapter depends on the homes of the
+#: names that it asks for, and not on the others (see :mod:`tlbook.code`).
 HOMES = {
     "errors": "TrainingError",
     "data": "Dataset Split concat distinct labeled sample split",
@@ -33,28 +34,23 @@ HOMES = {
     "evidence.effects": "Effect balanced_accuracy episode_accuracy",
     "evidence.recording": "recorded",
     "evidence.wording": "in_words",
-}
-#: The modules that are public under a shorter name.
-MODULES = {
-    "assets": "sources.assets",
-    "claims": "evidence.claims",
-    "hubs": "sources.hubs",
-    "plots": "evidence.plots",
+    "evidence": "claims plots",
+    "sources": "assets hubs",
 }
 _HOME = {name: module for module, names in HOMES.items() for name in names.split()}
-#: The public names that were asked for, with their modules: what a chapter is built on.
-used: dict[str, str] = {}
+#: The names that were asked for.
+asked: set[str] = set()
 
 
 def __getattr__(name: str):
-    if name in _HOME:
-        used[name] = _HOME[name]
-        return getattr(importlib.import_module(f"tlbook.{_HOME[name]}"), name)
-    if name in MODULES:
-        used[name] = MODULES[name]
-        return importlib.import_module(f"tlbook.{MODULES[name]}")
-    raise AttributeError(f"module 'tlbook' has no attribute {name!r}")
+    if name not in _HOME:
+        raise AttributeError(f"module 'tlbook' has no attribute {name!r}")
+    asked.add(name)
+    home = importlib.import_module(f"tlbook.{_HOME[name]}")
+    if hasattr(home, name):
+        return getattr(home, name)
+    return importlib.import_module(f"{home.__name__}.{name}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME, *MODULES})
+    return sorted({*globals(), *_HOME})

@@ -169,6 +169,7 @@ def parse(source: str) -> Code:
         If the text is not Python.
     """
     tree = _bare(source)
+    tree.body = [node for node in tree.body if not _says_homes(node)]
     bodies: dict[str, list[str]] = {}
     for name, node in definitions(tree):
         if isinstance(node, _FUNCTIONS):
@@ -178,6 +179,22 @@ def parse(source: str) -> Code:
     return Code(
         _hash(ast.dump(tree)), {name: _hash("\n".join(each)) for name, each in bodies.items()}
     )
+
+
+def homes(source: str) -> dict[str, str]:
+    """Return the home of each public name, as the table ``HOMES`` of a package's front door says.
+
+    The table is left out of :func:`parse`, so that a new name concerns nobody who does not use it.
+    """
+    for node in ast.parse(source).body:
+        if _says_homes(node):
+            table = ast.literal_eval(node.value)
+            return {name: module for module, names in table.items() for name in names.split()}
+    return {}
+
+
+def _says_homes(node: ast.AST) -> bool:
+    return isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "HOMES"
 
 
 def definitions(tree: ast.AST, prefix: str = "") -> Iterator[tuple[str, ast.AST]]:

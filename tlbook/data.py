@@ -361,6 +361,8 @@ def sample(
 
 
 # --- the pieces ---------------------------------------------------------------------------------
+
+
 def _is_image_array(x: Sequence) -> bool:
     return isinstance(x, np.ndarray) and x.ndim > 1
 

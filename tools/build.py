@@ -151,6 +151,10 @@ def write(file: Path, text: str) -> None:
     part.replace(file)
 
 
+#: What a run used of a module, beside what runs when it is imported.
+USED = ("called", "lines", "homes")
+
+
 def changed(report: dict, root: Path) -> str | None:
     """What a run used that is no longer what it was, if anything."""
     for name, was in report["files"].items():
@@ -172,14 +176,14 @@ def changed(report: dict, root: Path) -> str | None:
 def _changed_code(file: Path, was: dict) -> str | None:
     """What a run used of a module that has changed: ``": name"``, or ``""`` for all of it."""
     try:
-        now = used_code(file.read_text("utf-8"), list(was["called"]), list(was["lines"]))
+        now = used_code(file.read_text("utf-8"), *(list(was[key]) for key in USED))
     except (OSError, SyntaxError, ValueError):
         return ""
     if now["module"] != was["module"]:
         return ""
-    names = [name for name, body in was["called"].items() if now["called"].get(name) != body]
-    if not names:
-        names = [name for name, n in was["lines"].items() if now["lines"].get(name) != n]
+    for key in USED:
+        if names := [name for name, each in was[key].items() if now[key].get(name) != each]:
+            break
     return f": {', '.join(names)}" if names else None
 
 

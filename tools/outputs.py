@@ -231,7 +231,7 @@ def _report(report: dict) -> dict:
     return tables | numbers | {"key": str(report["key"])}
 
 
-_CODE = {"module": str, "called": dict, "lines": dict}
+_CODE = {"module": str, "called": dict, "lines": dict, "homes": dict}
 
 
 def _line(text: str) -> str:

@@ -310,17 +310,19 @@ def _used(root: Path) -> tuple[set[str], dict[str, dict]]:
         if text or documented:
             whole.add(str(path))
         else:
-            used[inside] = used_code(source, called, counted)
+            module = inside.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+            asked = getattr(sys.modules.get(module), "asked", ())
+            used[inside] = used_code(source, called, counted, sorted(asked))
     shutil.rmtree(os.environ[MARKS], ignore_errors=True)
     return whole, used
 
 
-def used_code(source: str, called: list[str], counted: list[str]) -> dict:
+def used_code(source: str, called: list[str], counted: list[str], asked: list[str]) -> dict:
     """What a run depends on of a module: digests that leave comments and docstrings out.
 
     ``module``: what runs when it is imported; ``called``: the bodies of functions, by qualified
-    name; ``lines``: the lines of code of definitions that the chapter counted. A name that is gone
-    is missing.
+    name; ``lines``: the lines of code of definitions that the chapter counted; ``homes``: of a front
+    door, where the names live that the chapter asked for. A name that is gone is missing.
 
     Raises
     ------
@@ -339,6 +341,7 @@ def used_code(source: str, called: list[str], counted: list[str]) -> dict:
         "module": parsed.module,
         "called": {name: parsed.bodies[name] for name in called if name in parsed.bodies},
         "lines": lines,
+        "homes": {name: home for name, home in code.homes(source).items() if name in asked},
     }
 
 

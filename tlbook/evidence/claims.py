@@ -21,16 +21,10 @@ from tlbook.evidence.effects import Effect
 
 #: The type of the output that carries a finding.
 FINDING = "application/vnd.tlbook.finding+json"
-
-
 #: The type of the output that carries a table.
 TABLE = "application/vnd.tlbook.table+json"
-
-
 #: The type of the output that carries what a method gained.
 METHOD = "application/vnd.tlbook.method+json"
-
-
 #: Every number recorded in this process, by name.
 recorded: dict[str, float | str] = {}
 

@@ -25,11 +25,8 @@ WORDS = {
     "tested": "tested on",
 }
 
-
 #: Okabe and Ito's colors, told apart with any color vision; black is left to axes and text.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999")
-
-
 #: A marker for each color.
 MARKERS = "osD^vPX"
 

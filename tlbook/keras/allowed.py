@@ -5,7 +5,6 @@ from pathlib import Path
 # What a file asks for
 _ACTIVATIONS = "Activation ELU LeakyReLU PReLU ReLU Softmax ThresholdedReLU"
 
-
 _CONVOLUTIONS = """
 Conv1D Conv1DTranspose Conv2D Conv2DTranspose Conv3D Conv3DTranspose DepthwiseConv1D
 DepthwiseConv2D LocallyConnected1D LocallyConnected2D SeparableConv1D SeparableConv2D
@@ -13,12 +12,10 @@ Convolution1D Convolution1DTranspose Convolution2D Convolution2DTranspose Convol
 Convolution3DTranspose SeparableConvolution1D SeparableConvolution2D
 """
 
-
 _IMAGES = """
 CenterCrop RandomBrightness RandomContrast RandomCrop RandomFlip RandomHeight RandomRotation
 RandomTranslation RandomWidth RandomZoom Rescaling Resizing
 """
-
 
 _POOLINGS = """
 AveragePooling1D AveragePooling2D AveragePooling3D AvgPool1D AvgPool2D AvgPool3D
@@ -28,24 +25,20 @@ GlobalMaxPooling2D GlobalMaxPooling3D MaxPool1D MaxPool2D MaxPool3D MaxPooling1D
 MaxPooling3D
 """
 
-
 _RECURRENT = """
 Bidirectional ConvLSTM1D ConvLSTM2D ConvLSTM3D GRU GRUCell LSTM LSTMCell RNN SimpleRNN
 SimpleRNNCell StackedRNNCells TimeDistributed
 """
-
 
 _SHAPES = """
 Cropping1D Cropping2D Cropping3D Flatten Permute RepeatVector Reshape UpSampling1D UpSampling2D
 UpSampling3D ZeroPadding1D ZeroPadding2D ZeroPadding3D
 """
 
-
 _TABLES = """
 CategoryEncoding Discretization HashedCrossing Hashing IntegerLookup StringLookup
 TextVectorization
 """
-
 
 _OTHER_LAYERS = """
 ActivityRegularization Add AdditiveAttention AlphaDropout Attention Average BatchNormalization
@@ -55,11 +48,9 @@ Minimum MultiHeadAttention Multiply Normalization RMSNormalization SpatialDropou
 SpatialDropout2D SpatialDropout3D SpectralNormalization Subtract UnitNormalization
 """
 
-
 _LAYERS = " ".join(
     (_ACTIVATIONS, _CONVOLUTIONS, _IMAGES, _POOLINGS, _RECURRENT, _SHAPES, _TABLES, _OTHER_LAYERS)
 )
-
 
 #: What a model file may name: classes of Keras by their module. All of them compute with numbers
 #: and with what stands in the file. Lambda, TFOpLambda, TensorFlowOpLayer, TFSMLayer,
@@ -111,16 +102,13 @@ ALLOWED = {
     """,
 }
 
-
 ALLOWED = {module: set(names.split()) for module, names in ALLOWED.items()}
-
 
 #: Without a module, as in an ``.h5`` of any age, Keras looks the name up among its own.
 ALLOWED[None] = set().union(
     *ALLOWED.values(),
     {"__keras_tensor__", "__numpy__", "__tensor__", "__tuple__", "TensorShape"},  # values
 )
-
 
 #: Settings of layers that may be a list, or the path of a file to read.
 _INLINE = ("vocabulary", "idf_weights")

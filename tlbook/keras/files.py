@@ -13,8 +13,9 @@ import keras
 from tlbook.keras.allowed import Refused, check_config, line, refused
 from tlbook.keras.freezing import package_of
 
-
 # --- files --------------------------------------------------------------------------------------
+
+
 def save(model, path: Path | str) -> None:
     """Save architecture and weights in one file, whole or not at all.
 
@@ -167,6 +168,8 @@ def _model_file(path: Path | str) -> Path:
 
 
 # What a file holds
+
+
 def _unpacked(path: Path) -> tuple[object, object]:
     """Configuration and Keras version of a model file, once its weights were found to be its own.
 
@@ -214,6 +217,4 @@ def _check_weights(file: h5py.File, size: int, path: Path) -> None:
 
 #: The members of a ``.keras`` file, beside those in ``assets/``.
 _MEMBERS = {"config.json", "metadata.json", "model.weights.h5"}
-
-
 EXPANSION = 100  # no honest file is more than a hundred times smaller than its content

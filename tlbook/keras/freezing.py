@@ -26,6 +26,8 @@ Table = Sequence[tuple[str, float | None]]
 
 
 # --- freezing -----------------------------------------------------------------------------------
+
+
 def freeze(model, table: Table):
     """Freeze layers and set their learning rates by a table.
 

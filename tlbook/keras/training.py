@@ -24,6 +24,8 @@ Data = tuple[np.ndarray, np.ndarray]
 
 
 # --- training -----------------------------------------------------------------------------------
+
+
 def fit(
     model,
     train: Data,

@@ -154,7 +154,7 @@ class State:
         for name, tensor in _part(tensors, "random:cuda:").items():
             torch.cuda.set_rng_state(tensor, int(name))
         random.setstate((python[0], tuple(python[1]), python[2]))
-        np.random.set_state((legacy[0], np.array(legacy[1], dtype=np.uint32), *legacy[2:]))
+        np.random.set_state((legacy[0], np.array(legacy[1], dtype=np.uint32), *legacy[2:]))  # noqa: NPY002 - the legacy generator is part of the state
 
 
 def read(file: Path) -> tuple[dict, dict[str, torch.Tensor]]:
@@ -167,7 +167,7 @@ def read(file: Path) -> tuple[dict, dict[str, torch.Tensor]]:
     """
     try:
         with safe_open(file, framework="pt") as content:
-            tensors = {name: content.get_tensor(name) for name in content.keys()}
+            tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
             return json.loads(content.metadata()["state"]), tensors
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
@@ -177,7 +177,7 @@ def read(file: Path) -> tuple[dict, dict[str, torch.Tensor]]:
 
 
 def _numpy_state() -> list:
-    kind, keys, *rest = np.random.get_state()
+    kind, keys, *rest = np.random.get_state()  # noqa: NPY002
     return [kind, keys.tolist(), *rest]
 
 

@@ -21,14 +21,8 @@ from tlbook.sources.cache import array, digest
 from tlbook.sources.encoders import ImageEncoder, SavedModelEncoder, TextEncoder
 
 TEXTS, IMAGES = 32, 4  # in a batch: what a CPU's cache holds, and so the fastest there
-
-
 TOKENS = 32  # that a text counts for
-
-
 CHARACTERS = 128  # the same, for a model that takes strings
-
-
 VERSION = "1"  # of the features in the cache: raise it when a change here changes them
 
 
@@ -113,6 +107,8 @@ def _hooked(model: torch.nn.Module) -> bool:
 
 
 # Texts
+
+
 def token_ids(encoder: TextEncoder, texts: Sequence[str]) -> list[tuple[int, ...]]:
     """Compute the token ids of each text, cut to what the encoder reads.
 
@@ -243,6 +239,8 @@ def batches_by_length(texts: list[Sequence], size: int) -> Iterator[list[Sequenc
 
 
 # Images
+
+
 def preprocess(encoder: ImageEncoder, images: np.ndarray) -> torch.Tensor:
     """Turn images into what the network reads.
 
@@ -308,6 +306,8 @@ def _embed_images(
 
 
 # SavedModels
+
+
 def _embed_by_saved_model(
     encoder: SavedModelEncoder, inputs: np.ndarray, batch_size: int | None, bar: tqdm
 ) -> np.ndarray:
@@ -334,6 +334,8 @@ def _channels_last(size: int, images: np.ndarray) -> np.ndarray:
 
 
 # Inputs
+
+
 def _sized(inputs: Sequence, expected: str) -> Sequence:
     """The inputs, if they are a collection at rest and not empty."""
     if not (hasattr(inputs, "__len__") and hasattr(inputs, "__getitem__")):

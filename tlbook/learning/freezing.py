@@ -22,8 +22,6 @@ from torch.optim import Optimizer
 
 #: Rows of (regular expression searched in parameter names, factor of the learning rate or None).
 Table = Sequence[tuple[str, float | None]]
-
-
 #: A table that trains every parameter.
 ALL: Table = ((".*", 1.0),)
 

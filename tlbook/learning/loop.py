@@ -32,12 +32,10 @@ from tlbook.learning.freezing import eval_mode, train_mode
 from tlbook.learning.protocol import Loss, logits_of, needs_whole
 from tlbook.sources.cache import digest
 
-# --- batches ------------------------------------------------------------------------------------
 TOKENS = 2048  # in one pass of a CPU: what it computes between the layers still fits its cache
 
 
 # --- schedules ----------------------------------------------------------------------------------
-
 #: (step, number of steps) -> factor of the learning rate.
 Schedule = Callable[[int, int], float]
 
@@ -84,6 +82,8 @@ def warmup_linear(warmup: float = 0.1) -> Schedule:
 
 
 # --- the loop -----------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class Step:
     """Describe an update of the optimizer that was just done.
@@ -369,6 +369,8 @@ def evaluate(
 
 
 # --- fit ----------------------------------------------------------------------------------------
+
+
 def fit(
     model: nn.Module,
     loss_fn: Loss,

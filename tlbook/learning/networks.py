@@ -12,8 +12,9 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-
 # --- small networks, trained by the chapters ----------------------------------------------------
+
+
 class MLP(nn.Sequential):
     """Map vectors (n, sizes[0]) to (n, sizes[-1]) by linear layers with ReLU between them.
 

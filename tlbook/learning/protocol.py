@@ -11,12 +11,8 @@ from torch import nn
 
 #: Numbers to show, by name.
 Logs = dict[str, float]
-
-
 #: ``loss_fn(model, batch)``, which returns the mean loss of the batch and its logs.
 Loss = Callable[[nn.Module, Mapping[str, torch.Tensor]], tuple[torch.Tensor, Logs]]
-
-
 #: A number, or a function of the progress of training, from 0 at its start to 1 at its end.
 Weight = float | Callable[[float], float]
 

@@ -42,8 +42,9 @@ from tlbook.learning.protocol import (
 )
 from tlbook.methods.weighting import checked_source
 
-
 # --- how far apart two samples are --------------------------------------------------------------
+
+
 def coral_loss(source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Compute the squared distance of two covariance matrices, over 4 d^2 (Deep CORAL).
 
@@ -266,6 +267,8 @@ def mmd_test(
 
 
 # --- training on both domains -------------------------------------------------------------------
+
+
 def aligned(
     distance: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
     *layers: str,
@@ -446,6 +449,8 @@ def _stacked(source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 
 # --- features mapped onto the target ------------------------------------------------------------
+
+
 class _SourceMapping(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     """Share what :class:`CORAL` and :class:`OTMapping` have in common: which rows are moved."""
 

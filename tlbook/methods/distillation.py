@@ -206,6 +206,8 @@ def _said(teacher: Mapping[str, torch.Tensor], name: str) -> torch.Tensor:
 
 
 # --- distances between what a student and a teacher make of the same examples -------------------
+
+
 def hint(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     """Compute half the squared distance of two sets of features, the mean over examples.
 

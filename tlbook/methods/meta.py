@@ -39,16 +39,15 @@ from tlbook.learning.protocol import Loss
 #: Function of outputs and targets that returns their mean loss, such as
 #: ``F.cross_entropy`` or ``F.mse_loss``.
 Criterion = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-
 #: Tensors by the names of a model's parameters.
 Weights = dict[str, torch.Tensor]
-
-
 #: Function of one task's support x, support y and query x that returns (m,) predicted labels.
 Learner = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor | np.ndarray]
 
 
 # --- tasks --------------------------------------------------------------------------------------
+
+
 def split_classes(
     y: np.ndarray,
     *,
@@ -306,6 +305,8 @@ def sinusoids(tasks: int, *, shots: int = 10, queries: int = 10, seed: int = 0) 
 
 
 # --- prototypes ---------------------------------------------------------------------------------
+
+
 def prototypical() -> Loss:
     """Return the loss of prototypical networks, which classify a query by the nearest class mean.
 
@@ -364,6 +365,8 @@ def prototype_logits(
 
 
 # --- adaptation ---------------------------------------------------------------------------------
+
+
 def adapt(
     model: nn.Module,
     criterion: Criterion,
@@ -546,6 +549,8 @@ def query_losses(
 
 
 # --- learners, and how good they are ------------------------------------------------------------
+
+
 def finetune_learner(estimator: ClassifierMixin) -> Learner:
     """Return a learner that fits a scikit-learn classifier to each task's support.
 
@@ -701,6 +706,8 @@ def score_episodes(learner: Learner, episodes: Episodes) -> EpisodeScores:
 
 
 # --- the pieces ---------------------------------------------------------------------------------
+
+
 def _columns(batch: Mapping) -> tuple[torch.Tensor, ...]:
     names = ("support_x", "support_y", "query_x", "query_y")
     return tuple(torch.as_tensor(batch[name]) for name in names)

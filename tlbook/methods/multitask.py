@@ -168,6 +168,8 @@ def multitask(weights: Mapping[str, float]) -> Loss:
 
 
 # --- conflict -----------------------------------------------------------------------------------
+
+
 def task_gradients(
     losses: Mapping[str, torch.Tensor], parameters: list[nn.Parameter]
 ) -> torch.Tensor:

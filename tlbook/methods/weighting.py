@@ -61,6 +61,8 @@ def effective_sample_size(weights: np.ndarray) -> float:
 
 
 # --- weights of source rows ---------------------------------------------------------------------
+
+
 def nearest_source(
     source: np.ndarray, target: np.ndarray, *, k: int = 10, metric: str = "euclidean"
 ) -> np.ndarray:
@@ -272,6 +274,8 @@ def _domains(source, target) -> tuple[np.ndarray, np.ndarray]:
 
 
 # --- classifiers --------------------------------------------------------------------------------
+
+
 class WeightedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
     """Train a classifier on source rows, each weighted by where the target's rows lie.
 

@@ -44,25 +44,13 @@ if TYPE_CHECKING:
 
 
 TABLE = Path(__file__).with_name("assets.toml")
-
-
 #: Name and archive hash of every asset this process asked for with :func:`path`.
 used: dict[str, str] = {}
-
-
 ATTEMPTS = 3  # at a download that breaks off
-
-
 TIMEOUT = (5.0, 30.0, 30.0, 30.0)  # seconds to connect, read, write, wait for a connection
-
-
 MAX_EXPANSION = 100  # no honest archive is more than a hundred times smaller than its content
-
-
 CHUNK = 1 << 20  # bytes
-
-
-DAY = 24 * 3600
+IDLE = 600  # seconds without a byte after which a download or unpacking was surely killed
 
 
 class AssetError(RuntimeError):
@@ -122,6 +110,12 @@ class Asset:
     citation: str
     nested: str = ""
     terms: str = ""
+
+    def __post_init__(self):
+        if not self.origin.startswith(("https://", "http://")):  # pages make a link of it
+            raise AssetError(
+                f"The origin {self.origin!r} of {self.name} is no address: https://..."
+            )
 
     def __str__(self) -> str:
         return f"{self.name} ({self.size / 1e6:.1f} MB)"
@@ -334,6 +328,8 @@ def _same(stream: BinaryIO, file: Path) -> bool:
 
 
 # Finding and downloading
+
+
 def pip_settings() -> dict[str, str]:
     """Read the settings of the pip of this Python.
 
@@ -478,6 +474,8 @@ def _not_downloaded(asset: Asset, reason: str) -> AssetError:
 
 
 # Unpacking
+
+
 def _unpack(asset: Asset, file: Path, target: Path, again: bool) -> None:
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".part-") as part:
         whole = Path(part, "whole")
@@ -600,8 +598,9 @@ def _unsafe(asset: Asset, what: str) -> AssetError:
 
 
 def _remove_leftovers(root: Path) -> None:
-    """Remove what killed processes left behind; a day is more than any live one needs."""
+    """Remove what killed processes left behind. A live one writes, or gives up by ``TIMEOUT``."""
     for leftover in (*root.glob(".part-*"), *root.glob("archives/tmp*")):
         with contextlib.suppress(OSError):
-            if time.time() - leftover.stat().st_mtime > DAY:
+            last = max(path.stat().st_mtime for path in (leftover, *leftover.rglob("*")))
+            if time.time() - last > IDLE:
                 shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()

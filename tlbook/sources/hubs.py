@@ -29,11 +29,8 @@ from tlbook.sources.catalog import Model, alternative, packaged
 #: Seconds without a byte after which TensorFlow Hub is given up, and Hugging Face when it is first
 #: asked for a model. For its files, $HF_HUB_ETAG_TIMEOUT and $HF_HUB_DOWNLOAD_TIMEOUT hold.
 TIMEOUT = 30.0
-
-
 #: What is fetched of a model on the Hugging Face Hub, and what is not.
 FILES, OTHERS = ["*.json", "*.txt", "*.model", "*.safetensors"], ["onnx/*", "openvino/*"]
-
 
 #: One of these is in every folder with a text model.
 TOKENIZERS = (
@@ -105,6 +102,8 @@ def _packaged(model: Model) -> Path:
 
 
 # Hugging Face
+
+
 def _from_hugging_face(handle: str, revision: str | None) -> Path:
     kept = _snapshot(handle, revision)
     if kept and _has_weights(kept) and any((kept / name).is_file() for name in TOKENIZERS):
@@ -170,6 +169,8 @@ def _check(file: Path) -> None:
 
 
 # TensorFlow Hub
+
+
 def tensorflow_hub_cache() -> Path:
     """Return the folder where TensorFlow Hub keeps models.
 
@@ -251,6 +252,8 @@ def _remove_stale_lock(place: Path) -> None:
 
 
 # What is there, and what to say when it is not
+
+
 def present(model: Model) -> bool:
     """Return whether the archive of a packaged model is here.
 

@@ -237,6 +237,8 @@ def efficientnet_lite0(classes: int = 1000) -> MobileNet:
 
 
 # --- the packaged networks ----------------------------------------------------------------------
+
+
 def _image_encoder(
     handle: str,
     place: Path,

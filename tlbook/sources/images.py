@@ -183,11 +183,7 @@ def digits() -> Dataset:
 
 
 _PERSON = {"1F468", "1F469", "1F9D1"}  # man, woman, person: the same emoji in three genders
-
-
 _GENDER = {"200D", "2640", "2642"}
-
-
 # The code point that asks for a picture instead of a letter. Some file names hold it, some do not.
 _PRESENTATION = "FE0F"
 
@@ -209,13 +205,11 @@ _COMPOSED = {
     "1F9D1-1FAEF-1F9D1": "1F93C",  # wrestling
 }
 
-
 _COUPLES = {
     **dict.fromkeys(("1F46B", "1F46C", "1F46D"), "1F9D1-1F91D-1F9D1"),  # holding hands
     "1F48F": "1F9D1-2764-1F48B-1F9D1",  # a kiss
     "1F491": "1F9D1-2764-1F9D1",  # with a heart
 }
-
 
 _SKIN = {"1F3FB", "1F3FC", "1F3FD", "1F3FE", "1F3FF"}
 

@@ -20,12 +20,8 @@ from tlbook.sources.savedmodels import CallableModel, Reusable, save
 
 #: Version of the exports in the cache: raise it when a change in this module changes them.
 VERSION = "1"
-
-
 #: Number of GloVe's words that are kept, the most frequent ones: 10 MB.
 WORDS = 50_000
-
-
 #: Lengths of the Universal Sentence Encoder's n-grams, and how many of the tokens stand before.
 ORDERS = ((2, 0), (3, 1), (5, 2))
 
@@ -52,6 +48,8 @@ def path(model: Model) -> Path:
 
 
 # GloVe, with the interface of nnlm-en-dim50
+
+
 class WordVectors(Reusable):
     """Map texts to the sum of their words' vectors over the square root of the number of words.
 
@@ -134,6 +132,8 @@ def glove(source: Path) -> WordVectors:
 
 
 # Universal Sentence Encoder multilingual
+
+
 class UniversalSentenceEncoder(Reusable):
     """Map texts in 16 languages to vectors of length one, 512-d.
 
@@ -228,6 +228,8 @@ def universal_sentence_encoder(source: Path) -> UniversalSentenceEncoder:
 
 
 # MobileNetV2, from torch
+
+
 def mobilenet_v2(source: Path) -> CallableModel:
     """Return torchvision's MobileNetV2 (Sandler et al. 2018), without its classifier, in Keras.
 

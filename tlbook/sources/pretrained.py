@@ -159,6 +159,8 @@ def classifier(
 
 
 # Text
+
+
 def _text_encoder(
     handle: str, folder: Path, pool: str | None, normalize: bool | None
 ) -> TextEncoder:
@@ -338,6 +340,8 @@ def _quiet() -> Iterator[None]:
 
 
 # SavedModels
+
+
 def _saved_model(handle: str, place: Path) -> SavedModelEncoder:
     import tensorflow as tf
     import tensorflow_hub

@@ -87,10 +87,7 @@ _FONTS = {
     for cut in cuts
 }
 
-
 _IN_ALL_FONTS = set("0123456789" + string.ascii_letters)
-
-
 _PIXELS = 64  # height and width of a glyph before it is distorted and made small
 
 

@@ -14,7 +14,6 @@ _REVIEWS = {  # domain: file, name
     "nyt": ("nytEditorialSnippets", "editorials"),
 }
 
-
 #: The four domains of :func:`reviews`.
 DOMAINS = tuple(_REVIEWS)
 
