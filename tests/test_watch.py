@@ -1,6 +1,7 @@
 """What of a module a chapter depends on, on small books with real kernels."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest

@@ -184,7 +184,17 @@ def parse(source: str) -> Code:
 def homes(source: str) -> dict[str, str]:
     """Return the home of each public name, as the table ``HOMES`` of a package's front door says.
 
-    The table is left out of :func:`parse`, so that a new name concerns nobody who does not use it.
+    The table is left out of :func:`parse`, so that a new name concerns only those who use it.
+
+    Parameters
+    ----------
+    source : str
+        The text of the package's ``__init__.py``.
+
+    Returns
+    -------
+    dict of str to str
+        Modules by public name. It is empty if there is no such table.
     """
     for node in ast.parse(source).body:
         if _says_homes(node):

@@ -57,7 +57,13 @@ class Comparison:
 
     @property
     def arms(self) -> list[str]:
-        """Return the names of the arms."""
+        """Return the names of the arms.
+
+        Returns
+        -------
+        list of str
+            The names, in the order in which the arms were given.
+        """
         return list(self.predictions)
 
     def subset(self, tests: np.ndarray, name: str | None = None) -> "Comparison":

@@ -181,7 +181,13 @@ class FrozenFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
 
     @property
     def encoder_(self) -> "Encoder":
-        """Return the loaded encoder, which is loaded first if necessary."""
+        """Return the encoder, which is loaded first if necessary.
+
+        Returns
+        -------
+        TextEncoder, ImageEncoder or SavedModelEncoder
+            The loaded encoder.
+        """
         return self._ready()[0]
 
     def _ready(self) -> tuple["Encoder", str]:
