@@ -216,6 +216,7 @@ def test_of_two_builds_at_once_the_second_waits_and_says_for_whom(tmp_path):
     assert (root / "chapters" / "runs").read_text() == "run\n"
 
 
+@pytest.mark.slow
 def test_a_rerun_shows_on_every_page_that_names_its_numbers(tmp_path):
     code = (
         "from tlbook.one import value\nfrom myst_nb import glue\nglue('gain', value, display=False)"
@@ -244,6 +245,7 @@ def test_a_rerun_shows_on_every_page_that_names_its_numbers(tmp_path):
     assert 50 < costs["a"]["peak_mb"] < 2000
 
 
+@pytest.mark.slow
 def test_a_build_leaves_the_tree_clean(tmp_path):
     root = write(tmp_path, a=chapter("A", "1"))
     (root / ".gitignore").write_text("_build/\n__pycache__/\n")
@@ -255,6 +257,7 @@ def test_a_build_leaves_the_tree_clean(tmp_path):
     assert status.stdout == b""
 
 
+@pytest.mark.slow
 def test_prose_with_an_older_time_stamp_is_shown(tmp_path):
     """As after rsync -a, tar, or cp -p."""
     root = write(tmp_path, a=chapter("A", "1") + "\nBefore.\n")
@@ -266,6 +269,7 @@ def test_prose_with_an_older_time_stamp_is_shown(tmp_path):
     assert "Afterwards." in html.read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "content", "status", "said"),
     [
@@ -317,6 +321,7 @@ def test_a_long_line_does_not_hold_up_the_build(tmp_path):
     assert output.text == "x" * 3_000_000 + "\n"
 
 
+@pytest.mark.slow
 def test_warnings_fail_every_build_until_they_are_mended(tmp_path):
     root = write(tmp_path, a=chapter("A", "1"), b=chapter("B", "1"))
     page = root / "chapters" / "a.md"

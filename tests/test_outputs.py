@@ -66,6 +66,7 @@ def take(root: Path, content: bytes) -> list[str]:
     return [chapter.name for chapter in taken]
 
 
+@pytest.mark.slow
 def test_what_fits_is_taken_and_said_on_the_page(tmp_path, packed):
     root = small(tmp_path)
     config = root / "_config.yml"

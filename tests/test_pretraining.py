@@ -359,6 +359,7 @@ for name in sys.argv[2:]:
 '''
 
 
+@pytest.mark.slow
 def test_a_change_of_any_code_that_trains_counts(tmp_path):
     """But not of a comment or a docstring."""
     found, new = set(), {"methods.pretraining"}
