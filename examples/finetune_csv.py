@@ -34,7 +34,6 @@ from scipy.stats import bootstrap
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
-from sklearn.pipeline import make_pipeline
 from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 from transformers.utils.logging import disable_progress_bar
@@ -101,11 +100,13 @@ def options(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def check_numbers(args: argparse.Namespace) -> None:
-    """Raises ValueError for an option out of range."""
+    """Raises ValueError or Refused for an option out of range."""
     checks.integer("--epochs", args.epochs, least=1)
     checks.integer("--batch-size", args.batch_size, least=1)
     checks.integer("--max-length", args.max_length, least=3)  # a token between the special ones
     checks.integer("--seed", args.seed)
+    if args.checkpoint and args.out.resolve() in args.checkpoint.resolve().parents:
+        raise Refused("--checkpoint is inside of --out, where the model goes: name another place")
     if args.learning_rate is not None:
         checks.number("--learning-rate", args.learning_rate, above=0)
 
@@ -188,15 +189,16 @@ def same_layers(checkpoint: Path | None, tail: nn.Module) -> None:
 
 def baseline(data: Dataset, rows: Split, metric: Metric, weighted: bool) -> np.ndarray:
     """What TF-IDF and logistic regression predict for the test rows, selected in the same way."""
+    words = TfidfVectorizer(token_pattern=r"(?u)\b\w+\b", ngram_range=(1, 2))
+    words.fit(data.x[rows.train])
+    train, validation, test = (words.transform(data.x[chosen]) for chosen in rows)
+    weight = "balanced" if weighted else None
     models = [
-        make_pipeline(
-            TfidfVectorizer(token_pattern=r"(?u)\b\w+\b", ngram_range=(1, 2)),
-            LogisticRegression(C=c, class_weight="balanced" if weighted else None, max_iter=1000),
-        ).fit(data.x[rows.train], data.y[rows.train])
+        LogisticRegression(C=c, class_weight=weight, max_iter=1000).fit(train, data.y[rows.train])
         for c in (0.1, 1, 10, 100)
     ]
-    scores = [metric(data.y[rows.validation], m.predict(data.x[rows.validation])) for m in models]
-    return models[int(np.argmax(scores))].predict(data.x[rows.test])
+    scores = [metric(data.y[rows.validation], model.predict(validation)) for model in models]
+    return models[int(np.argmax(scores))].predict(test)
 
 
 def interval(
@@ -386,18 +388,23 @@ def reserved(out: Path, main: bool) -> Iterator[Path]:
         raise Refused(f"another run is writing to {out}: name another --out, or wait") from None
     except OSError as error:
         raise Refused(f"{out} cannot be written ({error.strerror}): name another --out") from None
+    saved = False
     try:
         yield part
         (part / "process").unlink()
+        saved = True
         part.replace(out)
-    except (OSError, SafetensorError) as error:  # such as a full disk
+    except (OSError, SafetensorError) as error:  # such as a full disk, or somebody's file in out
         reason = " ".join(str(error).split())
         raise Refused(
-            f"the model could not be saved to {out} ({reason}): make room and run again, with the "
-            "same --checkpoint if you gave one: nothing is trained twice"
+            f"the model is in {part}, since {out} could not be made ({reason}): move it"
+            if saved
+            else f"the model could not be saved to {out} ({reason}): make room and run again, with "
+            "the same --checkpoint if you gave one: nothing is trained twice"
         ) from None
     finally:
-        shutil.rmtree(part, ignore_errors=True)
+        if not saved:
+            shutil.rmtree(part, ignore_errors=True)
 
 
 def _alive(note: Path) -> bool:

@@ -578,6 +578,27 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(folder, tmp_path, capsys, mo
     assert 0 <= run(command(folder, tmp_path / "out", **options))["test"] <= 1
 
 
+def test_a_folder_that_fills_during_training_does_not_cost_the_model(
+    folder, tmp_path, capsys, monkeypatch
+):
+    original = finetune_csv.fit
+
+    def filling(*arguments, **options):
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "thesis.txt").write_text("the only copy")
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(finetune_csv, "fit", filling)
+    refused(
+        capsys, "the model is in .*out.part, since", *command(folder, tmp_path / "out", epochs=1)
+    )
+    assert "model.safetensors" in names(tmp_path / ".out.part")
+    assert names(tmp_path / "out") == {"thesis.txt"}
+    message = "--checkpoint is inside of --out"
+    inside = tmp_path / "new" / "run.safetensors"
+    refused(capsys, message, *command(folder, tmp_path / "new", checkpoint=inside))
+
+
 def test_two_runs_do_not_write_to_one_folder(folder, tmp_path, capsys):
     part = tmp_path / ".out.part"
     part.mkdir()

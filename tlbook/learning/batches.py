@@ -361,6 +361,8 @@ def _beginning(tokenizer, text: str, max_length: int) -> str:
 
     It is cut at white space, where tokenizers cut as well, so the tokens are those of the whole.
     """
+    if getattr(tokenizer, "truncation_side", "right") == "left":
+        return text  # its end is what is read
     length = 100 * max_length
     while length < len(text):
         cut = next((i for i in range(length, len(text)) if text[i].isspace()), len(text))

@@ -262,7 +262,8 @@ def check_optimizer(model: nn.Module, optimizer: Optimizer) -> None:
     """
     held = [p for group in optimizer.param_groups for p in group["params"]]
     own = {id(parameter) for parameter in model.parameters()}
-    if foreign := sum(id(parameter) not in own for parameter in held):
+    # those that are frozen may be gone: frozen_prefix cuts their layers off
+    if foreign := sum(p.requires_grad and id(p) not in own for p in held):
         raise ValueError(
             f"{foreign} of the optimizer's {len(held)} parameters are not the model's: make the "
             "optimizer after the model, from its own parameters"
