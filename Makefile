@@ -15,8 +15,8 @@ PIP := $(PY) -m pip --disable-pip-version-check
 READY := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help book outputs serve test fuzz check replicate bench experiments export ledger lock assets
-.PHONY: linkcheck clean
+.PHONY: help book outputs serve test quick fuzz check replicate bench experiments export ledger
+.PHONY: lock assets linkcheck clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ serve: book ## build the book and serve it at http://localhost:8000 (PORT=...)
 # Two at a time, file by file: more would fill the memory of a small machine, as some load TensorFlow
 test: $(READY) ## run the tests
 	@$(PY) -m pytest --numprocesses=2 --dist=loadfile
+
+quick: $(READY) ## run the tests without those marked slow (over ten seconds each)
+	@$(PY) -m pytest -m "not slow" --numprocesses=2 --dist=loadfile
 
 # FUZZ=1000: so many cases of each invariant; the default takes about ten minutes
 FUZZ ?= 1500

@@ -19,6 +19,7 @@ from sklearn.utils.validation import _num_samples
 from torch import nn
 from torch.nn import functional as F
 
+from tests.helpers import sentences, tiny_bert
 from tlbook.learning.batches import Batches, Pairs
 from tlbook.learning.freezing import ALL, param_groups
 from tlbook.learning.loop import evaluate, steps
@@ -35,8 +36,6 @@ from tlbook.methods.alignment import (
     reverse_gradient,
     transport_plan,
 )
-
-from .test_training import sentences, tiny_bert
 
 
 def samples(n: int = 12, m: int = 10, d: int = 3, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

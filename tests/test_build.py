@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,74 +12,11 @@ import nbformat
 import psutil
 import pytest
 
-import tlbook
+from tests.helpers import CHECKOUT, build, cells, chapter, reasons, start, write
 from tools.build import Book
 from tools.run import UNKNOWN_PEAK, fits, joined
 
-CHECKOUT = Path(__file__).parents[1]
-HEADER = """---
-jupytext:
-  text_representation:
-    extension: .md
-    format_name: myst
-kernelspec:
-  name: python3
-  display_name: Python 3
----
-"""
-
-
-def cells(*sources: str) -> str:
-    return "\n".join(f"```{{code-cell}} python3\n{source}\n```\n" for source in sources)
-
-
-def chapter(title: str, *sources: str) -> str:
-    return f"{HEADER}# {title}\n\n{cells(*sources)}"
-
-
-def write(root: Path, **chapters: str) -> Path:
-    """A book in a folder, with a ``tlbook`` of its own in front of the real one."""
-    files = {f"chapters/{name}.md": text for name, text in chapters.items()} | {
-        "_config.yml": "title: Small\nonly_build_toc_files: true\n"
-        "execute: {execute_notebooks: cache, timeout: 60}\n",
-        "_toc.yml": "format: jb-book\nroot: intro.md\nchapters:\n"
-        + "".join(f"- file: chapters/{name}.md\n" for name in chapters),
-        "intro.md": "# Small\n",
-        "tlbook/__init__.py": f"__path__.append({str(Path(tlbook.__file__).parent)!r})\n",
-    }
-    for name, text in files.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(text)
-    time.sleep(0.05)  # so that the files are older than the runs that read them
-    return root
-
-
-@pytest.fixture(autouse=True)
-def kernels_find_the_tools(monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(CHECKOUT))
-
-
-def start(root: Path, *options: str) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-m", "tools.build", *options],
-        cwd=root,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        # tests run in the background inherit that Ctrl-C is ignored
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-
-
-def build(root: Path, *options: str) -> tuple[int, str]:
-    process = start(root, *options)
-    output, _ = process.communicate(timeout=120)
-    return process.returncode, output
-
-
-def reasons(root: Path) -> dict[str, str | None]:
-    book = Book(root)
-    return {chapter.name: book.stale(chapter) for chapter in book.chapters}
+pytestmark = pytest.mark.usefixtures("kernels_find_the_tools")
 
 
 def wait_for(path: Path) -> str:
@@ -280,6 +216,7 @@ def test_of_two_builds_at_once_the_second_waits_and_says_for_whom(tmp_path):
     assert (root / "chapters" / "runs").read_text() == "run\n"
 
 
+@pytest.mark.slow
 def test_a_rerun_shows_on_every_page_that_names_its_numbers(tmp_path):
     code = (
         "from tlbook.one import value\nfrom myst_nb import glue\nglue('gain', value, display=False)"
@@ -308,6 +245,7 @@ def test_a_rerun_shows_on_every_page_that_names_its_numbers(tmp_path):
     assert 50 < costs["a"]["peak_mb"] < 2000
 
 
+@pytest.mark.slow
 def test_a_build_leaves_the_tree_clean(tmp_path):
     root = write(tmp_path, a=chapter("A", "1"))
     (root / ".gitignore").write_text("_build/\n__pycache__/\n")
@@ -319,6 +257,7 @@ def test_a_build_leaves_the_tree_clean(tmp_path):
     assert status.stdout == b""
 
 
+@pytest.mark.slow
 def test_prose_with_an_older_time_stamp_is_shown(tmp_path):
     """As after rsync -a, tar, or cp -p."""
     root = write(tmp_path, a=chapter("A", "1") + "\nBefore.\n")
@@ -330,6 +269,7 @@ def test_prose_with_an_older_time_stamp_is_shown(tmp_path):
     assert "Afterwards." in html.read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "content", "status", "said"),
     [
@@ -381,6 +321,7 @@ def test_a_long_line_does_not_hold_up_the_build(tmp_path):
     assert output.text == "x" * 3_000_000 + "\n"
 
 
+@pytest.mark.slow
 def test_warnings_fail_every_build_until_they_are_mended(tmp_path):
     root = write(tmp_path, a=chapter("A", "1"), b=chapter("B", "1"))
     page = root / "chapters" / "a.md"

@@ -349,7 +349,10 @@ def test_planted_pickles_run_nothing(folder, tmp_path):
 def test_a_pipe_is_not_waited_for(folder):
     (folder / "kind").mkdir(parents=True)
     os.mkfifo(folder / "kind/key.npy")
-    code = "import numpy; from tlbook.sources import cache; cache.array('kind', 'key', lambda: numpy.ones(3))"
+    code = (
+        "import numpy; from tlbook.sources import cache; "
+        "cache.array('kind', 'key', lambda: numpy.ones(3))"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
     assert (folder / "kind/key.npy").is_file()
 

@@ -9,6 +9,7 @@ from scipy.special import rel_entr, softmax
 from torch import nn
 from torch.nn import functional as F
 
+from tests.helpers import linear, sentences, tiny_bert, vectors
 from tlbook.learning.batches import Batches
 from tlbook.learning.freezing import ALL, param_groups
 from tlbook.learning.loop import predict, steps
@@ -22,8 +23,6 @@ from tlbook.methods.distillation import (
     teacher_columns,
     with_teacher,
 )
-
-from .test_training import linear, sentences, tiny_bert, vectors
 
 CLASSES = 4
 

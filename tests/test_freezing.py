@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.optim import SGD, AdamW
 
+from tests.helpers import sentences, tiny_bert, weights
 from tlbook.learning.batches import Batches
 from tlbook.learning.freezing import (
     ALL,
@@ -19,8 +20,6 @@ from tlbook.learning.freezing import (
 )
 from tlbook.learning.loop import steps
 from tlbook.learning.losses import classification
-
-from .test_training import sentences, tiny_bert, weights
 
 
 def convolutional() -> nn.Module:

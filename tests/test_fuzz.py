@@ -218,9 +218,13 @@ def script():
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture, *HealthCheck])
-@given(content=st.binary(max_size=80) | st.text(max_size=80).map(lambda s: s.encode("utf-8", "replace"))
-       | st.lists(st.tuples(st.text(max_size=9), st.sampled_from(["a", "b", "", "NA"])), max_size=9).map(
-           lambda rows: ("text,label\n" + "\n".join(",".join(row) for row in rows)).encode("utf-8", "replace")))  # fmt: skip
+@given(
+    content=st.binary(max_size=80)
+    | st.text(max_size=80).map(lambda text: text.encode("utf-8", "replace"))
+    | st.lists(
+        st.tuples(st.text(max_size=9), st.sampled_from(["a", "b", "", "NA"])), max_size=9
+    ).map(lambda rows: ("text,label\n" + "\n".join(map(",".join, rows))).encode("utf-8", "replace"))
+)
 def test_any_file_is_read_or_refused_in_one_sentence(script, tmp_path_factory, content):
     file = tmp_path_factory.mktemp("csv") / "table.csv"
     file.write_bytes(content)

@@ -469,6 +469,7 @@ def test_pretrain_save_load_and_fine_tune(package, digits, tmp_path):
     assert tk.evaluate(model, test) > max(0.9, with_head)
 
 
+@pytest.mark.slow
 def test_files_give_the_same_predictions_in_another_process(digits, tmp_path):
     expected = {}
     for package in keras, tf_keras:

@@ -5,12 +5,11 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch.optim import AdamW
 
+from tests.helpers import sentences, tiny_bert
 from tlbook.learning.batches import Batches
 from tlbook.learning.freezing import audit_frozen, param_groups, train_mode
 from tlbook.learning.loop import predict, steps
 from tlbook.learning.losses import classification
-
-from .test_training import sentences, tiny_bert
 
 TABLE = [("lora_|modules_to_save", 1.0), (".*", None)]
 

@@ -9,6 +9,7 @@ from sklearn.metrics import log_loss
 from torch import nn
 from torch.nn import functional as F
 
+from tests.helpers import linear, sentences, tiny_bert, vectors
 from tlbook.learning.augment import two_views
 from tlbook.learning.batches import Batches, Pairs
 from tlbook.learning.freezing import ALL, param_groups
@@ -26,8 +27,6 @@ from tlbook.methods.selfsupervised import (
     reconstruction,
     simclr,
 )
-
-from .test_training import linear, sentences, tiny_bert, vectors
 
 
 def tensors(columns: dict) -> dict:

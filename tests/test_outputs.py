@@ -14,13 +14,12 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from tests.test_build import CHECKOUT, build, kernels_find_the_tools, reasons
-from tests.test_watch import book
+from tests.helpers import CHECKOUT, book, build, reasons
 from tools import outputs
 from tools.build import Book, changed
 from tools.outputs import FINDING, TABLE, Archive, OutputsError, check_output, fetch
 
-__all__ = ["kernels_find_the_tools"]
+pytestmark = pytest.mark.usefixtures("kernels_find_the_tools")
 
 A = ["from tlbook.solo import f", "open('ran', 'a').write('a')", "print(f(1))"]
 B = ["import torch", "open('ran', 'a').write('b')"]
@@ -67,6 +66,7 @@ def take(root: Path, content: bytes) -> list[str]:
     return [chapter.name for chapter in taken]
 
 
+@pytest.mark.slow
 def test_what_fits_is_taken_and_said_on_the_page(tmp_path, packed):
     root = small(tmp_path)
     config = root / "_config.yml"

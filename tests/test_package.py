@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 import tlbook
+from tests.helpers import FOLDER, imports, modules
 from tlbook import sources
 
-FOLDER = Path(tlbook.__file__).parent
 CHAPTERS = Path(__file__).parents[1] / "chapters"
 #: From the ground up: a room's modules import from their own room and from those before it.
 ROOMS = [
@@ -128,42 +128,6 @@ def planted(tmp_path) -> Path:
     (tmp_path / "methods" / "alignment.py").write_text("from tlbook.sources import cache")
     assert upward(tmp_path) == [] and circle(tmp_path) is None
     return tmp_path
-
-
-def modules(folder: Path) -> dict[str, Path]:
-    """The modules of a package by dotted name; a folder's own is that of its ``__init__``."""
-    return {
-        ".".join(file.relative_to(folder).with_suffix("").parts).removesuffix("__init__").strip("."):
-        file
-        for file in folder.rglob("*.py")
-    }  # fmt: skip
-
-
-def imports(folder: Path) -> dict[str, set[str]]:
-    """For each module those of the package that it imports, at its top or inside functions."""
-    every = modules(folder)
-    found = {module: set() for module in every}
-    for module, file in every.items():
-        for node in ast.walk(ast.parse(file.read_text())):
-            if isinstance(node, ast.ImportFrom):
-                origin = (node.module or "").split(".") if node.module else []
-                if node.level:  # relative: from the folder of the file upward
-                    here = ["tlbook", *file.relative_to(folder).parts[:-1]]
-                    origin = here[: len(here) - node.level + 1] + origin
-                names = [".".join([*origin, alias.name]) for alias in node.names]
-            elif isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names]
-            else:
-                continue
-            for name in names:
-                if name.split(".")[0] != "tlbook":
-                    continue
-                name = name.removeprefix("tlbook").strip(".")
-                while name not in every:  # a function of a module
-                    name = name.rpartition(".")[0]
-                found[module].add(name)
-        found[module] -= {module, ""}
-    return found
 
 
 def upward(folder: Path) -> list[tuple[str, str]]:

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.optim import AdamW
 
+from tests.helpers import sentences, tiny_bert, weights
 from tlbook.learning.batches import Batches
 from tlbook.learning.freezing import (
     ALL,
@@ -19,8 +20,6 @@ from tlbook.learning.loop import predict, steps
 from tlbook.learning.losses import classification
 from tlbook.learning.prefix import frozen_prefix
 from tlbook.sources import imagenets
-
-from .test_training import sentences, tiny_bert, weights
 
 
 def small_net() -> imagenets.MobileNet:

@@ -15,7 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 from torch.nn import functional as F
 
-from tests.test_package import FOLDER, imports
+from tests.helpers import FOLDER, imports
 from tlbook.errors import TrainingError
 from tlbook.learning import trained
 from tlbook.learning.augment import two_views
@@ -322,7 +322,6 @@ import importlib, pathlib, sys
 import numpy as np
 import tlbook
 from tlbook import code
-from tests.test_package import FOLDER, imports
 from tlbook.learning import trained
 from tlbook.methods import pretraining
 
@@ -360,6 +359,7 @@ for name in sys.argv[2:]:
 '''
 
 
+@pytest.mark.slow
 def test_a_change_of_any_code_that_trains_counts(tmp_path):
     """But not of a comment or a docstring."""
     found, new = set(), {"methods.pretraining"}

@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import os
 import subprocess
 import sys
 
@@ -13,8 +14,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 from torch import nn
 from torch.optim import SGD, AdamW
-from transformers import BertConfig, BertForSequenceClassification
 
+from tests.helpers import CHECKOUT, linear, sentences, tiny_bert, vectors, weights
 from tlbook.errors import TrainingError
 from tlbook.learning.batches import Batches, Pairs, tokenized
 from tlbook.learning.freezing import ALL, head_only, last_layers, param_groups
@@ -26,48 +27,6 @@ from tlbook.methods.distillation import rkd_angle, with_teacher
 from tlbook.methods.meta import reptile
 from tlbook.methods.multitask import multitask, pcgrad
 from tlbook.methods.selfsupervised import simclr
-
-
-def tiny_bert(dropout: float = 0.0, seed: int = 0) -> BertForSequenceClassification:
-    torch.manual_seed(seed)
-    config = BertConfig(
-        vocab_size=50,
-        hidden_size=32,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=40,
-        hidden_dropout_prob=dropout,
-        attention_probs_dropout_prob=dropout,
-        num_labels=2,
-    )
-    return BertForSequenceClassification(config)
-
-
-def sentences(n: int = 60, seed: int = 0) -> dict:
-    """Token ids of different lengths; the label is whether token 7 occurs."""
-    rng = np.random.default_rng(seed)
-    ids = [rng.integers(3, 50, rng.integers(3, 20)).tolist() for _ in range(n)]
-    for row in range(0, n, 2):
-        ids[row][0] = 7
-    return {"input_ids": ids, "labels": np.array([int(7 in row) for row in ids])}
-
-
-def vectors(n: int = 64, d: int = 5, seed: int = 0) -> dict:
-    rng = np.random.default_rng(seed)
-    x = rng.normal(size=(n, d)).astype(np.float32)
-    y = (x @ rng.normal(size=d) + rng.normal(0, 0.5, n) > 0).astype(np.int64)
-    return {"x": x, "labels": y}
-
-
-def linear(d: int = 5, seed: int = 0) -> nn.Module:
-    torch.manual_seed(seed)
-    return nn.Sequential(nn.Linear(d, 2))
-
-
-def weights(model: nn.Module) -> torch.Tensor:
-    return torch.cat([p.detach().flatten() for p in model.parameters()])
-
 
 # --- batches ------------------------------------------------------------------------------------
 
@@ -700,39 +659,38 @@ def test_frozen_layers_are_not_in_the_checkpoint(tmp_path):
 
 
 TWO = """
-import sys, torch, numpy as np
+import sys, torch
 from accelerate import Accelerator
 from torch.optim import SGD
-sys.path.insert(0, {tests!r})
-from test_training import sentences, tiny_bert, weights
+from tests.helpers import sentences, tiny_bert, weights
 from tlbook.learning.freezing import ALL, param_groups
 from tlbook.learning.losses import classification
 from tlbook.learning.loop import Batches, evaluate, steps
 accelerator = Accelerator(cpu=True)
 model = tiny_bert()
 optimizer = SGD(param_groups(model, ALL, lr=0.1, weight_decay=0.0))
-batches = Batches(sentences(21), batch_size=5, epochs=2)  # uneven shares; the last batch has one row
+batches = Batches(sentences(21), batch_size=5, epochs=2)  # uneven shares; the last batch is one row
 training = steps(model, classification(), batches, optimizer, accelerator=accelerator)
 losses = [step.loss for step in training]
 score = evaluate(model, Batches(sentences(21), 4, seed=None), accelerator=accelerator)
 if accelerator.is_main_process:
-    torch.save({{"losses": losses, "weights": weights(model), "score": score,
-                 "processes": accelerator.num_processes}}, sys.argv[1])
+    torch.save({"losses": losses, "weights": weights(model), "score": score,
+                 "processes": accelerator.num_processes}, sys.argv[1])
 """
 
 
 @pytest.mark.slow
 def test_two_processes_equal_one(tmp_path):
     """The same script alone and under torchrun: same losses, weights and score."""
-    from pathlib import Path
-
     script = tmp_path / "train.py"
-    script.write_text(TWO.format(tests=str(Path(__file__).parent)))
+    script.write_text(TWO)
+    environment = os.environ | {"PYTHONPATH": str(CHECKOUT)}
+    options = {"env": environment, "timeout": 300, "check": False}
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     results = []
     for launcher, name in (([], "one"), (torchrun, "two")):
         command = [sys.executable, *launcher, str(script), str(tmp_path / name)]
-        run = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        run = subprocess.run(command, capture_output=True, text=True, **options)
         assert run.returncode == 0, run.stderr[-2000:]
         results.append(torch.load(tmp_path / name, weights_only=True))
     one, two = results

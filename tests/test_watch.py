@@ -4,10 +4,12 @@ import json
 import time
 from pathlib import Path
 
-from tests.test_build import chapter, kernels_find_the_tools, reasons, write
+import pytest
+
+from tests.helpers import book, reasons
 from tools.build import Book
 
-__all__ = ["kernels_find_the_tools"]
+pytestmark = pytest.mark.usefixtures("kernels_find_the_tools")
 
 SHARED = '''"""Shared."""
 
@@ -72,14 +74,6 @@ def check(root: Path, name: str, edits: list[tuple[str, str, dict]]) -> None:
         assert reasons(root) == fresh | expected, was
         edit(root / name, now, was)
         assert reasons(root) == fresh
-
-
-def book(folder: Path, modules: dict[str, str], **chapters: str) -> Path:
-    write(folder, **{name: chapter(name.upper(), *cells) for name, cells in chapters.items()})
-    for name, text in modules.items():
-        (folder / "tlbook" / f"{name}.py").write_text(text)
-    time.sleep(0.05)
-    return folder
 
 
 def test_a_chapter_depends_on_the_code_that_ran(tmp_path):

@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 from nbclient import NotebookClient
 
+from tests.helpers import build, chapter, write
 from tlbook.evidence.effects import Effect
 from tlbook.evidence.wording import amount, in_words, span, verdict
 from tools import export
 from tools.source import Book
-
-from . import test_build
 
 
 def effect(value, low, high, level=0.95):
@@ -176,10 +175,9 @@ SENTENCE = (
 
 
 @pytest.fixture
-def root(tmp_path, monkeypatch):
+def root(tmp_path, kernels_find_the_tools):
     """A book of one chapter that glues words."""
-    monkeypatch.setenv("PYTHONPATH", str(test_build.CHECKOUT))
-    test_build.write(tmp_path, a=test_build.chapter("A", CODE) + PROSE)
+    write(tmp_path, a=chapter("A", CODE) + PROSE)
     with (tmp_path / "_config.yml").open("a") as config:
         config.write("repository: {url: https://github.com/sample/book, branch: main}\n")
     return tmp_path
@@ -196,7 +194,7 @@ def test_the_exported_notebook_says_the_words(root):
 
 @pytest.mark.slow
 def test_the_book_shows_the_words(root):
-    status, output = test_build.build(root)
+    status, output = build(root)
     assert status == 0, output
     html = (root / "_build" / "html" / "chapters" / "a.html").read_text("utf-8")
     assert SENTENCE in " ".join(re.sub("<[^>]+>", "", html).split())

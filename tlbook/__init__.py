@@ -15,8 +15,8 @@ __version__ = "0.1.0"
 # Without ipywidgets, tqdm warns in every notebook that its bars are plain text: that is intended.
 warnings.filterwarnings("ignore", message="IProgress not found")
 
-#: The modules below ``tlbook`` in which the public names live. A chapter depends on the homes of the
-#: names that it asks for, and not on the others (see :mod:`tlbook.code`).
+#: The modules below ``tlbook`` in which the public names live. A chapter depends on the homes of
+#: the names that it asks for, and not on the others (see :mod:`tlbook.code`).
 HOMES = {
     "errors": "TrainingError",
     "data": "Dataset Split concat distinct labeled sample split",

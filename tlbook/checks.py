@@ -1,4 +1,4 @@
-"""Arguments checked in one place, with messages that say what was wrong and what is asked for.
+"""Check arguments in one place, with messages that say what was wrong and what is asked for.
 
 Each function returns the checked value, so that a check and its use stand on one line::
 
@@ -21,17 +21,19 @@ def integer(name: str, value: object, least: int = 0) -> int:
     name : str
         What the value is called where the reader gave it.
     value : object
-    least : int
+        The value to check.
+    least : int, default 0
         The smallest number that is accepted.
 
     Returns
     -------
     int
+        The value.
 
     Raises
     ------
     ValueError
-        The value is a truth value, no whole number, or below ``least``.
+        If the value is a truth value, is not a whole number, or is below ``least``.
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
         raise ValueError(f"{name}={value!r} must be a whole number, at least {least}")
@@ -54,17 +56,25 @@ def number(
     name : str
         What the value is called where the reader gave it.
     value : object
-    above, least, below, most : float
-        The limits; ``above`` and ``below`` themselves are outside, ``least`` and ``most`` inside.
+        The value to check.
+    above : float, optional
+        The value must be larger than this. By default there is no such limit.
+    least : float, optional
+        The value must not be smaller than this. By default there is no such limit.
+    below : float, optional
+        The value must be smaller than this. By default there is no such limit.
+    most : float, optional
+        The value must not be larger than this. By default there is no such limit.
 
     Returns
     -------
     float
+        The value.
 
     Raises
     ------
     ValueError
-        The value is no number, not finite, or outside of the limits.
+        If the value is not a number, not finite, or outside of the limits.
     """
     inside = (
         isinstance(value, numbers.Real)
@@ -91,20 +101,52 @@ def number(
 
 
 def choice(name: str, value: object, choices: Collection) -> object:
-    """Check that a value is one of the choices; ValueError names them all otherwise."""
+    """Check that a value is one of the choices.
+
+    Parameters
+    ----------
+    name : str
+        What the value is called where the reader gave it.
+    value : object
+        The value to check.
+    choices : collection
+        The values that are accepted.
+
+    Returns
+    -------
+    object
+        The value.
+
+    Raises
+    ------
+    ValueError
+        If the value is not one of the choices. The message names them all.
+    """
     if value not in choices:
         raise ValueError(f"{name}={value!r}: choose one of {', '.join(map(str, choices))}")
     return value
 
 
 def seeds(values: Iterable[int], least: int = 1) -> tuple[int, ...]:
-    """Check seeds: whole numbers from 0, each once.
+    """Check that seeds are whole numbers from 0, each given once.
+
+    Parameters
+    ----------
+    values : iterable of int
+        The seeds to check.
+    least : int, default 1
+        How many seeds are needed at least.
+
+    Returns
+    -------
+    tuple of int
+        The seeds.
 
     Raises
     ------
     ValueError
-        A seed is negative, no whole number or given twice (the same run counted as two), or there
-        are fewer than ``least``.
+        If a seed is negative, is not a whole number or is given twice (the same run would count as
+        two), or there are fewer than ``least``.
     """
     found = tuple(integer("seed", value) for value in values)
     if len(set(found)) < len(found):
@@ -123,20 +165,21 @@ def positions(name: str, rows: Sequence | np.ndarray, n: int) -> np.ndarray:
     ----------
     name : str
         What the positions are called where the reader gave them.
-    rows : array-like of int or bool
-        Positions from 0 to n - 1, each once; or a mask of n truth values.
+    rows : (k,) array-like of int, or (n,) array-like of bool
+        Positions from 0 to n - 1, each once; or a mask.
     n : int
         How many examples there are.
 
     Returns
     -------
-    (k,) array of int64
+    (k,) numpy.ndarray of int64
+        The positions, in the order given.
 
     Raises
     ------
     ValueError
-        A position is negative (it would count from the end and hide a row that is shared), too
-        large, given twice, or no whole number; or a mask has another length.
+        If a position is negative (it would count from the end and hide a row that is shared), too
+        large, given twice or not a whole number, or a mask has another length.
     """
     rows = np.asarray(rows)
     if rows.dtype == bool:
@@ -157,23 +200,25 @@ def positions(name: str, rows: Sequence | np.ndarray, n: int) -> np.ndarray:
 
 
 def texts(name: str, values: Iterable) -> list[str]:
-    """Check texts: a list, an array or a column of strings that can be written as UTF-8.
+    """Check that texts are a collection of strings that can be written as UTF-8.
 
     Parameters
     ----------
     name : str
         What the texts are called where the reader gave them.
     values : iterable of str
+        A list, an array or a column of texts.
 
     Returns
     -------
     list of str
+        The texts.
 
     Raises
     ------
     ValueError
-        A single string, a table or a dictionary was given (iterating over one gives the names of
-        its columns), or a value is missing, no string, or holds half of a surrogate pair.
+        If a single string, a table or a dictionary was given (iterating over one gives the names of
+        its columns), or a value is missing, is not a string, or holds half of a surrogate pair.
     """
     if isinstance(values, str):
         raise ValueError(f"{name}: one string was given; pass a list of texts, also for one")
@@ -198,12 +243,25 @@ def texts(name: str, values: Iterable) -> list[str]:
 
 
 def present(name: str, values: Iterable) -> list:
-    """Check that no value is missing (None, NaN, ``pd.NA``, ``NaT``), and return them as a list.
+    """Check that no value is missing (None, NaN, ``pd.NA`` or ``NaT``).
+
+    Parameters
+    ----------
+    name : str
+        What the values are called where the reader gave them.
+    values : iterable
+        A list, an array or a column of values.
+
+    Returns
+    -------
+    list
+        The values.
 
     Raises
     ------
     ValueError
-        A value is missing; the message names the row. Or a table or a dictionary was given.
+        If a value is missing, or a table or a dictionary was given. The message names the first
+        row.
     """
     if hasattr(values, "columns") or isinstance(values, dict):
         raise ValueError(

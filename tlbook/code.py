@@ -1,8 +1,9 @@
-"""Code as syntax: what does not change with a comment, a docstring or a line break.
+"""Read code as syntax, which does not change with a comment, a docstring or a line break.
 
-Whoever reads source here announces it to audit hooks (:func:`sys.addaudithook`) by the event
-``tlbook.code`` with the file, the qualified name (empty for a module) and what is wanted of it,
-``"syntax"`` or ``"lines"``. The build of the book learns so on what a result depends.
+A function here that reads source announces it to audit hooks (:func:`sys.addaudithook`). The event
+is called ``tlbook.code`` and carries the file, the qualified name (empty for a module) and what is
+wanted of it, ``"syntax"`` or ``"lines"``. This is how the build of the book learns what a result
+depends on.
 """
 
 import ast
@@ -23,29 +24,64 @@ _DOCUMENTED = (ast.Module, ast.ClassDef, *_FUNCTIONS)
 
 
 class Code(NamedTuple):
-    """The digests of a module's code, as hexadecimal digits."""
+    """Hold the digests of a module's code, as hexadecimal digits.
 
-    module: str  # all that runs when the module is imported: no bodies of functions
-    bodies: dict[str, str]  # of functions and methods by qualified name, with what is nested inside
+    Attributes
+    ----------
+    module : str
+        Digest of all that runs when the module is imported, which leaves out the bodies of
+        functions.
+    bodies : dict of str to str
+        Digests of functions and methods by qualified name, with what is nested inside them.
+    """
+
+    module: str
+    bodies: dict[str, str]
 
 
 def digest(*parts: ModuleType | Callable) -> str:
-    """A short hash of modules', classes' and functions' code without comments and docstrings.
+    """Compute a short hash of code without its comments and docstrings.
 
     It depends on the minor version of Python, whose syntax trees may differ.
 
+    Parameters
+    ----------
+    *parts : module, class or function
+        The code to hash.
+
+    Returns
+    -------
+    str
+        32 hexadecimal digits.
+
     Raises
     ------
-    OSError : a part's source cannot be found
+    OSError
+        If the source of a part cannot be found.
     """
     return snapshot(*parts)()
 
 
 def snapshot(*parts: ModuleType | Callable) -> Callable[[], str]:
-    """A function that returns the digest of the code as it is now.
+    """Make a function that returns the digest of the code as it is now.
 
-    Taken when a module is imported, it is of the code that was loaded, whatever is edited later.
-    Only who calls it depends on the code.
+    A snapshot that is taken when a module is imported is of the code that was loaded, whatever is
+    edited later. Only those who call the function depend on the code.
+
+    Parameters
+    ----------
+    *parts : module, class or function
+        The code to hash.
+
+    Returns
+    -------
+    callable
+        A function without arguments that returns the digest of :func:`digest`.
+
+    Raises
+    ------
+    OSError
+        If the source of a part cannot be found.
     """
     trees, read = [], []
     for part in map(inspect.unwrap, parts):
@@ -64,11 +100,24 @@ def snapshot(*parts: ModuleType | Callable) -> Callable[[], str]:
 
 
 def lines_of_code(part: Callable) -> int:
-    """Lines of a function's or class's source that hold code: no comments, docstrings, blanks.
+    """Count the lines of a function's or class's source that hold code.
+
+    Comments, docstrings and blank lines do not count.
+
+    Parameters
+    ----------
+    part : class or function
+        The code to count.
+
+    Returns
+    -------
+    int
+        The number of lines.
 
     Raises
     ------
-    OSError : the source cannot be found
+    OSError
+        If the source cannot be found.
     """
     part = inspect.unwrap(part)
     source = _source(part)
@@ -77,7 +126,18 @@ def lines_of_code(part: Callable) -> int:
 
 
 def lines_of_text(source: str) -> int:
-    """Lines of a text that hold code."""
+    """Count the lines of a text that hold code.
+
+    Parameters
+    ----------
+    source : str
+        Python source.
+
+    Returns
+    -------
+    int
+        The number of lines without comments, docstrings and blank lines.
+    """
     found = set()
     ignored = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
@@ -91,11 +151,22 @@ def lines_of_text(source: str) -> int:
 
 @lru_cache(maxsize=256)
 def parse(source: str) -> Code:
-    """The digests of a module's text.
+    """Compute the digests of a module's text.
+
+    Parameters
+    ----------
+    source : str
+        The text of a module.
+
+    Returns
+    -------
+    Code
+        The digests of the module and of its functions.
 
     Raises
     ------
-    SyntaxError, ValueError : the text is no Python
+    SyntaxError, ValueError
+        If the text is not Python.
     """
     tree = _bare(source)
     tree.body = [node for node in tree.body if not _says_homes(node)]
@@ -113,7 +184,17 @@ def parse(source: str) -> Code:
 def homes(source: str) -> dict[str, str]:
     """Return the home of each public name, as the table ``HOMES`` of a package's front door says.
 
-    The table is left out of :func:`parse`, so that a new name concerns nobody who does not use it.
+    The table is left out of :func:`parse`, so that a new name concerns only those who use it.
+
+    Parameters
+    ----------
+    source : str
+        The text of the package's ``__init__.py``.
+
+    Returns
+    -------
+    dict of str to str
+        Modules by public name. It is empty if there is no such table.
     """
     for node in ast.parse(source).body:
         if _says_homes(node):
@@ -127,7 +208,24 @@ def _says_homes(node: ast.AST) -> bool:
 
 
 def definitions(tree: ast.AST, prefix: str = "") -> Iterator[tuple[str, ast.AST]]:
-    """Functions and classes with their qualified names; of what functions hold, nothing."""
+    """Iterate over functions and classes with their qualified names.
+
+    What a function holds inside is left out.
+
+    Parameters
+    ----------
+    tree : ast.AST
+        The syntax tree of a module, or a part of it.
+    prefix : str, default ""
+        Text before each name.
+
+    Yields
+    ------
+    name : str
+        Qualified name.
+    node : ast.AST
+        The function or class.
+    """
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, (*_FUNCTIONS, ast.ClassDef)):
             yield prefix + node.name, node
@@ -137,7 +235,18 @@ def definitions(tree: ast.AST, prefix: str = "") -> Iterator[tuple[str, ast.AST]
 
 
 def has_docstring(node: ast.AST) -> bool:
-    """Whether the first statement of a module, class or function is its docstring."""
+    """Return whether the first statement of a module, class or function is its docstring.
+
+    Parameters
+    ----------
+    node : ast.AST
+        The module, class or function.
+
+    Returns
+    -------
+    bool
+        Whether it has a docstring.
+    """
     first = node.body[0] if node.body else None
     return (
         isinstance(first, ast.Expr)

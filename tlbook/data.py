@@ -1,6 +1,6 @@
-"""Labeled data sets as arrays, and splits that do not leak.
+"""Hold labeled data sets as arrays, and split them without leaks.
 
-Rows are named by integer positions: :func:`split` and :func:`sample` return positions, so features
+Rows are named by integer positions. :func:`split` and :func:`sample` return positions, so features
 computed once for the whole set serve every split and every budget. Data sets that come with the
 book are in :mod:`tlbook.sources`.
 """
@@ -18,19 +18,34 @@ from tlbook import checks
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Examples with their labels.
+    """Hold examples with their labels.
 
     Attributes
     ----------
-    name : what the data set is called in tables and figures
-    x : (n,) strings, or (n, height, width, 3) images as uint8
-    y : (n,) integer labels, positions in ``classes``
-    classes : the names of the labels
-    groups : (n,) examples with equal values belong together (sentences of one review, variants
-        of one emoji) and never stand on both sides of a split
-    license, citation : what the source asks for
-    extra : further arrays of n rows, such as ratings, names, masks
-    left_out : what :func:`labeled` left out, and how many of it; shown by ``repr``
+    name : str
+        What the data set is called in tables and figures.
+    x : (n,) numpy.ndarray of str, or (n, height, width, 3) numpy.ndarray of uint8
+        Texts or images.
+    y : (n,) numpy.ndarray of int64
+        Labels, as positions in ``classes``.
+    classes : tuple of str
+        The names of the labels.
+    groups : (n,) numpy.ndarray
+        Examples with equal values belong together (sentences of one review, variants of one emoji)
+        and never stand on both sides of a split.
+    license : str, default ""
+        License of the source.
+    citation : str, default ""
+        The reference that the source asks for.
+    extra : dict of str to (n, ...) numpy.ndarray
+        Further arrays of n rows, such as ratings, names or masks.
+    left_out : dict of str to int
+        What :func:`labeled` left out, and how many examples of it. ``repr`` shows it.
+
+    Raises
+    ------
+    ValueError
+        If the labels, the groups or an extra array have another number of rows than ``x``.
     """
 
     name: str
@@ -59,7 +74,18 @@ class Dataset:
         return f"Dataset({shown})"
 
     def take(self, rows: np.ndarray) -> "Dataset":
-        """The data set reduced to these rows (positions or a boolean mask)."""
+        """Return the data set with only some of its rows.
+
+        Parameters
+        ----------
+        rows : (k,) numpy.ndarray of int, or (n,) numpy.ndarray of bool
+            Positions of the rows to keep, or a mask.
+
+        Returns
+        -------
+        Dataset
+            The rows in the order of the positions.
+        """
         return replace(
             self,
             x=self.x[rows],
@@ -69,12 +95,22 @@ class Dataset:
         )
 
     def with_x(self, x: np.ndarray) -> "Dataset":
-        """Return the data set with other inputs, row by row, such as features or smaller images.
+        """Return the data set with other inputs, such as features or smaller images.
+
+        Parameters
+        ----------
+        x : (n, ...) numpy.ndarray
+            New inputs, row by row.
+
+        Returns
+        -------
+        Dataset
+            The same labels, groups and extras with the new inputs.
 
         Raises
         ------
         ValueError
-            There are not as many as before.
+            If there are not as many inputs as before.
         """
         return replace(self, x=x)
 
@@ -90,8 +126,9 @@ def labeled(
 ) -> Dataset:
     """Make a :class:`Dataset` of examples and labels of your own, without duplicates.
 
-    Of examples that occur more than once, the first stays; those with different labels all go.
-    ``left_out`` of the result says how many, and ``extra["row"]`` which rows stayed.
+    If an example occurs more than once, the first copy stays. If copies have different labels, all
+    of them are left out. ``left_out`` of the result says how many, and ``extra["row"]`` which rows
+    stayed.
 
     Parameters
     ----------
@@ -100,19 +137,24 @@ def labeled(
     labels : (n,) sequence of str or int
         Class names. None may be missing: leave such rows out first.
     groups : (n,) sequence, optional
-        Values that say which examples belong together; by default each stands alone.
-    name : str
+        Values that say which examples belong together. By default each example stands alone.
+    name : str, default "my data"
         What the data set is called in tables and figures.
     classes : sequence of str, optional
-        The order of the class names; by default they are sorted.
+        The order of the class names. By default they are sorted.
     **about
         ``license``, ``citation`` and ``extra`` of the data set.
+
+    Returns
+    -------
+    Dataset
+        The examples that stay, in their order.
 
     Raises
     ------
     ValueError
-        Lengths differ, a text, label or group is missing, a text is no string, there are fewer
-        than two classes, or a label is not in ``classes``.
+        If lengths differ, a text, label or group is missing, a text is not a string, there are
+        fewer than two classes, or a label is not in ``classes``.
     """
     x = np.asarray(x) if _is_image_array(x) else np.array(checks.texts("x", x), dtype=object)
     labels = [str(label) for label in checks.present("labels", labels)]
@@ -146,34 +188,48 @@ def labeled(
 
 
 def distinct(data: Dataset) -> np.ndarray:
-    """Positions of the first copy of each example; copies with different labels all go.
+    """Find the first copy of each example.
 
-    Texts count as copies when they differ only in case and white space.
+    Texts count as copies when they differ only in case and white space. If copies have different
+    labels, all of them are left out.
+
+    Parameters
+    ----------
+    data : Dataset
+        The examples.
+
+    Returns
+    -------
+    (k,) numpy.ndarray of int64
+        Positions of the examples that stay, in rising order.
     """
     copy, contradictory = _copies(data)
     return np.flatnonzero(~copy & ~contradictory)
 
 
 def concat(name: str, *parts: Dataset) -> Dataset:
-    """Join data sets of the same classes; groups of different parts stay apart.
+    """Join data sets of the same classes.
+
+    Groups of different parts stay apart.
 
     Parameters
     ----------
     name : str
         What the whole is called.
     *parts : Dataset
-        Their inputs must be of one shape and their classes the same, in the same order.
+        The data sets. Their inputs must be of one shape and their classes the same, in the same
+        order.
 
     Returns
     -------
     Dataset
         The rows of the first part, then those of the second, and so on. ``extra["part"]`` says
-        where each came from, counting from 0; other extras stay where all parts have them.
+        where each row came from, counted from 0. Other extras stay where all parts have them.
 
     Raises
     ------
     ValueError
-        There are no parts, or their classes differ.
+        If there are no parts, or their classes differ.
     """
     if not parts:
         raise ValueError("there is nothing to join")
@@ -201,7 +257,17 @@ def concat(name: str, *parts: Dataset) -> Dataset:
 
 
 class Split(NamedTuple):
-    """Positions of the rows to train on, to select on, and to look at once."""
+    """Hold the positions of the rows to train on, to select on, and to look at once.
+
+    Attributes
+    ----------
+    train : (n_train,) numpy.ndarray of int64
+        Rows to train on.
+    validation : (n_validation,) numpy.ndarray of int64
+        Rows to select on.
+    test : (n_test,) numpy.ndarray of int64
+        Rows to look at once.
+    """
 
     train: np.ndarray
     validation: np.ndarray
@@ -214,18 +280,26 @@ def split(data: Dataset, *, test: float = 0.25, validation: float = 0.0, seed: i
     Parameters
     ----------
     data : Dataset
-    test, validation : float
-        Shares of the whole set. The test rows are one of k folds, so of the shares 1/2, 1/3, 1/4,
-        ... the nearest fold count is taken: 0.3 gives 1/3 and 0.4 gives 1/2. The validation rows
-        are a fold of the rest in the same way.
-    seed : int
-        Which of the possible splits.
+        The examples to split.
+    test : float, default 0.25
+        Share of the test rows in the whole set. They are one of k folds, so the nearest of the
+        shares 1/2, 1/3, 1/4, ... is taken: 0.3 gives 1/3 and 0.4 gives 1/2.
+    validation : float, default 0.0
+        Share of the validation rows in the whole set. They are a fold of the remaining rows in the
+        same way.
+    seed : int, default 0
+        Seed that chooses one of the possible splits.
+
+    Returns
+    -------
+    Split
+        Positions of the three parts.
 
     Raises
     ------
     ValueError
-        A share is out of range, too little would be left to train on, or a class has too few rows
-        or groups.
+        If a share is out of range, too little would be left to train on, or a class has too few
+        rows or groups.
     """
     checks.number("test", test, above=0, most=0.5)
     checks.number("validation", validation, least=0)
@@ -248,32 +322,34 @@ def sample(
     seed: int = 0,
     fewer: bool = False,
 ) -> np.ndarray:
-    """Draw as many rows of each class: a label budget.
+    """Draw the same number of rows of each class: a label budget.
 
-    Budgets are nested: the rows of a smaller budget are among those of a larger one with the
-    same seed. So two budgets differ by the labels added and by nothing else.
+    Budgets are nested: the rows of a smaller budget are among those of a larger one with the same
+    seed. So two budgets differ by the labels added and by nothing else.
 
     Parameters
     ----------
     data : Dataset
+        The examples to draw from.
     rows : (n,) array of int, optional
-        Positions to draw from; by default all.
+        Positions to draw from. By default these are all rows.
     per_class : int
-        Rows of each class.
-    seed : int
-        Which of the possible draws.
-    fewer : bool
-        Take all rows of a class that has fewer, in place of an error.
+        How many rows of each class to draw.
+    seed : int, default 0
+        Seed that chooses one of the possible draws.
+    fewer : bool, default False
+        Whether to take all rows of a class that has fewer, in place of an error.
 
     Returns
     -------
-    array of int64
+    (k,) numpy.ndarray of int64
         Positions in rising order.
 
     Raises
     ------
     ValueError
-        A class has fewer rows than asked for, and ``fewer`` is False; or ``per_class`` is below 1.
+        If a class has fewer rows than asked for and ``fewer`` is False, or ``per_class`` is below
+        1.
     """
     checks.integer("per_class", per_class, least=1)
     rng = np.random.default_rng(checks.integer("seed", seed))
@@ -307,6 +383,18 @@ def _copies(data: Dataset) -> tuple[np.ndarray, np.ndarray]:
 
 
 def content_key(example) -> str | bytes:
+    """Return what two copies of an example have in common.
+
+    Parameters
+    ----------
+    example : str or numpy.ndarray
+        A text or an image.
+
+    Returns
+    -------
+    str or bytes
+        The text without differences in case and white space, or the bytes of the image.
+    """
     return " ".join(example.casefold().split()) if isinstance(example, str) else example.tobytes()
 
 

@@ -1,5 +1,5 @@
-"""Errors that more than one room raises."""
+"""Define errors that more than one room raises."""
 
 
 class TrainingError(RuntimeError):
-    """Training cannot go on; the message says at which step and why."""
+    """Report that training cannot go on; the message says at which step and why."""

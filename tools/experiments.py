@@ -2,8 +2,8 @@
 
 ``python -m tools.experiments [NAME ...]``, or ``make experiments``. A chapter asks for them by
 ``tlbook.evidence.recording.recorded``; here its cells are run with ``$TLBOOK_EXPERIMENTS`` set, so
-that the same code measures them and writes ``tlbook/evidence/recorded/NAME.json``. All of them take about an
-hour on two cores.
+that the same code measures them and writes ``tlbook/evidence/recorded/NAME.json``. All of them take
+about an hour on two cores.
 """
 
 import argparse

@@ -78,7 +78,8 @@ def main() -> int:
         equal = sum(change == 0 for change in both)
         print(
             f"{len(both)} findings on record were measured again: {equal} equal to the last digit; "
-            f"moved by {both[len(both) // 2]:.2f} standard errors in the median, {both[-1]:.2f} at most"
+            f"moved by {both[len(both) // 2]:.2f} standard errors in the median, "
+            f"{both[-1]:.2f} at most"
         )
     counts = {word: sum(row["remark"] == word for row in rows) for word in ORDER}
     print(", ".join(f"{word}: {count}" for word, count in counts.items()))

@@ -321,8 +321,8 @@ def used_code(source: str, called: list[str], counted: list[str], asked: list[st
     """What a run depends on of a module: digests that leave comments and docstrings out.
 
     ``module``: what runs when it is imported; ``called``: the bodies of functions, by qualified
-    name; ``lines``: the lines of code of definitions that the chapter counted; ``homes``: of a front
-    door, where the names live that the chapter asked for. A name that is gone is missing.
+    name; ``lines``: the lines of code of definitions that the chapter counted; ``homes``: of a
+    front door, where the names live that the chapter asked for. A name that is gone is missing.
 
     Raises
     ------

@@ -1,9 +1,9 @@
-"""Numbers that prose names, and findings about the documents' claims.
+"""Record numbers that prose names, and findings about the documents' claims.
 
-A chapter records each number it wants to name, and states each finding with its effect. Both
-travel in the outputs of the executed chapter: the book's prose shows the numbers, and the build
-collects the findings into the ledger ``results/claims.json``. Tables behind a figure travel the
-same way, to ``results/tables``, and so does what each method gained: one table of all chapters.
+A chapter records each number it wants to name, and states each finding with its effect. Both travel
+in the outputs of the executed chapter: the book's prose shows the numbers, and the build collects
+the findings into the ledger ``results/claims.json``. Tables behind a figure travel the same way to
+``results/tables``. So does what each method gained, into one table of all chapters.
 """
 
 import re
@@ -31,17 +31,28 @@ recorded: dict[str, float | str] = {}
 
 @cache
 def table() -> dict[str, dict[str, dict[str, Any]]]:
-    """What the documents say, by kind and id: ``table()["claims"]["C2"]["text"]``."""
+    """Return what the documents say, by kind and id.
+
+    Returns
+    -------
+    dict of str to dict
+        The content of ``claims.toml``, such as ``table()["claims"]["C2"]["text"]``.
+    """
     return tomllib.loads(
         resources.files("tlbook.evidence").joinpath("claims.toml").read_text("utf-8")
     )
 
 
 def record(**numbers: float | str) -> None:
-    """Give names to numbers (or words) so that prose can show them.
+    """Give names to numbers or words so that prose can show them.
 
-    In the book, a paragraph shows a recorded number with the ``glue`` role. It works the same
-    where MyST-NB is not installed: :func:`say` shows them too.
+    In the book, a paragraph shows a recorded number with the ``glue`` role. Where MyST-NB is not
+    installed, recording works as well, and :func:`say` shows the numbers.
+
+    Parameters
+    ----------
+    **numbers : float or str
+        Numbers or words by name.
     """
     try:
         from myst_nb import glue
@@ -57,9 +68,15 @@ def record(**numbers: float | str) -> None:
 def say(text: str) -> None:
     """Show Markdown in which ``<<name:format>>`` stands for a recorded number.
 
+    Parameters
+    ----------
+    text : str
+        Markdown. The format is that of Python's :func:`format`, and may be left out.
+
     Raises
     ------
-    KeyError : a name was not recorded yet
+    KeyError
+        If a name was not recorded yet.
     """
 
     def fill(match: re.Match) -> str:
@@ -74,7 +91,17 @@ def say(text: str) -> None:
 def keep_table(name: str, table: pd.DataFrame) -> None:
     """Show a table, and pass it on to ``results/tables/NAME.csv``.
 
-    Raises ValueError for a name that is not lowercase letters, digits and hyphens.
+    Parameters
+    ----------
+    name : str
+        Name of the file: lowercase letters, digits and hyphens.
+    table : pandas.DataFrame
+        The table. Its index is left out of the file.
+
+    Raises
+    ------
+    ValueError
+        If the name has other characters.
     """
     if not re.fullmatch(r"[a-z0-9-]+", name):
         raise ValueError(f"{name!r}: use lowercase letters, digits and hyphens")
@@ -97,11 +124,20 @@ def method(
 
     Parameters
     ----------
-    gain : over the control, a share such as a difference of accuracies
-    control, setting : what it is compared with, and on what, in a few words
-    cpu_seconds : of one run of the method
-    code : the functions and classes that are the method; their lines of code are counted
-    unit : of a hundredth of the gain
+    name : str
+        Name of the method.
+    gain : Effect
+        The gain over the control, in shares of one, such as a difference of accuracies.
+    control : str
+        What the method is compared with, in a few words.
+    setting : str
+        The data and the budget of the comparison, in a few words.
+    cpu_seconds : float
+        CPU seconds of one run of the method.
+    code : callable or list of callable
+        The functions and classes that are the method. Their lines of code are counted.
+    unit : str, default "points"
+        What a hundredth of the gain is called.
     """
     parts = code if isinstance(code, list) else [code]
     data = {
@@ -125,7 +161,18 @@ def method(
 
 
 def verdict(effect: Effect) -> str:
-    """What an effect says of a claim that expects it to be positive."""
+    """Say what an effect shows of a claim that expects it to be positive.
+
+    Parameters
+    ----------
+    effect : Effect
+        A difference with its interval.
+
+    Returns
+    -------
+    {"supported", "refuted", "not shown"}
+        "supported" or "refuted" if the whole interval lies above or below zero, else "not shown".
+    """
     return {1: "supported", -1: "refuted", 0: "not shown"}[effect.sign]
 
 
@@ -134,14 +181,20 @@ def finding(claim: str, effect: Effect, *, setting: str, unit: str = "points") -
 
     Parameters
     ----------
-    claim : the id of a claim of the documents, such as ``"C2"``
-    effect : what was measured, signed so that a positive effect supports the claim
-    setting : on what, in a few words; one claim has one finding in each setting
-    unit : of a hundredth of the effect
+    claim : str
+        The id of a claim of the documents, such as ``"C2"``.
+    effect : Effect
+        What was measured, signed so that a positive effect supports the claim.
+    setting : str
+        The data and the budget of the experiment, in a few words. One claim has one finding in each
+        setting.
+    unit : str, default "points"
+        What a hundredth of the effect is called.
 
     Raises
     ------
-    KeyError : the documents make no such claim
+    KeyError
+        If the documents make no such claim.
     """
     claims = table()["claims"]
     if claim not in claims:

@@ -1,8 +1,8 @@
-"""Comparisons of arms on the same rows with the same seeds.
+"""Compare arms on the same rows with the same seeds.
 
 An *arm* is a way to solve the task: a function ``arm(train, test, seed)`` that gets the positions
-of the labeled rows and of the test rows, and returns a predicted label for each test row. Every
-arm sees the same rows with the same seeds, so arms differ by the method and by nothing else.
+of the labeled rows and of the test rows, and returns a predicted label for each test row. Every arm
+sees the same rows with the same seeds, so arms differ by the method and by nothing else.
 """
 
 import time
@@ -27,9 +27,24 @@ Arm = Callable[[np.ndarray, np.ndarray, int], np.ndarray | tuple[np.ndarray, flo
 
 @dataclass(frozen=True)
 class Comparison:
-    """What :func:`compare` measured.
+    """Hold what :func:`compare` measured.
 
-    ``predictions[arm]`` is (budgets, seeds, test examples), ``cpu_seconds[arm]`` (budgets, seeds).
+    Attributes
+    ----------
+    name : str
+        Name of the data set.
+    budgets : tuple of int or None
+        Labels per class; None stands for all labeled rows.
+    seeds : tuple of int
+        Seeds of the runs.
+    y : (n_test,) numpy.ndarray of int
+        True labels of the test examples.
+    groups : (n_test,) numpy.ndarray
+        Groups of the test examples.
+    predictions : dict of str to (budgets, seeds, n_test) numpy.ndarray of int
+        Predicted labels by arm.
+    cpu_seconds : dict of str to (budgets, seeds) numpy.ndarray
+        CPU seconds of each run by arm.
     """
 
     name: str
@@ -42,10 +57,30 @@ class Comparison:
 
     @property
     def arms(self) -> list[str]:
+        """Return the names of the arms.
+
+        Returns
+        -------
+        list of str
+            The names, in the order in which the arms were given.
+        """
         return list(self.predictions)
 
     def subset(self, tests: np.ndarray, name: str | None = None) -> "Comparison":
-        """The same runs, looked at on some of the test examples (positions or a mask)."""
+        """Return the same runs, scored on some of the test examples.
+
+        Parameters
+        ----------
+        tests : (k,) numpy.ndarray of int, or (n_test,) numpy.ndarray of bool
+            Positions of the test examples to keep, or a mask.
+        name : str, optional
+            Name of the result. By default it is the comparison's own.
+
+        Returns
+        -------
+        Comparison
+            The comparison on these examples.
+        """
         return replace(
             self,
             name=name or self.name,
@@ -55,17 +90,56 @@ class Comparison:
         )
 
     def score(self, arm: str, budget: int | None) -> Effect:
-        """Balanced accuracy of one arm at one budget."""
+        """Compute the balanced accuracy of one arm at one budget.
+
+        Parameters
+        ----------
+        arm : str
+            Name of the arm.
+        budget : int or None
+            Labels per class; None stands for all labeled rows.
+
+        Returns
+        -------
+        Effect
+            The mean over seeds with its interval, in shares of one.
+
+        Raises
+        ------
+        KeyError
+            If there is no such arm or budget.
+        """
         return balanced_accuracy(self.y, self._at(arm, budget), groups=self.groups)
 
     def gain(self, arm: str, control: str, budget: int | None) -> Effect:
-        """The paired difference of two arms at one budget."""
+        """Compute the paired difference of two arms at one budget.
+
+        Parameters
+        ----------
+        arm : str
+            Name of the arm.
+        control : str
+            Name of the arm that it is compared with.
+        budget : int or None
+            Labels per class; None stands for all labeled rows.
+
+        Returns
+        -------
+        Effect
+            Balanced accuracy of the arm minus that of the control, in shares of one, with its
+            interval.
+
+        Raises
+        ------
+        KeyError
+            If there is no such arm or budget.
+        """
         return balanced_accuracy(
             self.y, self._at(arm, budget), self._at(control, budget), groups=self.groups
         )
 
     def equivalent_budget(self, arm: str, control: str, budget: int | None) -> Effect:
-        """Return how many labels per class the control needs to score as the arm does.
+        """Compute how many labels per class the control needs to score as the arm does.
 
         The control's curve is read between its budgets on a logarithmic scale, and never falls: at
         each budget it counts as good as at any smaller one. The result is the smallest budget at
@@ -74,17 +148,24 @@ class Comparison:
 
         Parameters
         ----------
-        arm, control : str
-            Names of two arms.
+        arm : str
+            Name of the arm.
+        control : str
+            Name of the arm that it is compared with.
         budget : int or None
-            The arm's labels per class.
+            The arm's labels per class; None stands for all labeled rows.
 
         Returns
         -------
         Effect
             Labels per class, with an interval that counts what :func:`balanced_accuracy` counts.
-            The smallest of all budgets means "at most", the largest "at least": the curve does not
-            say more.
+            The smallest of all budgets means "at most", and the largest means "at least", because
+            the curve does not go further.
+
+        Raises
+        ------
+        KeyError
+            If there is no such arm or budget.
         """
         budgets = np.sort([number for number in self.budgets if number is not None])
         if not len(budgets):
@@ -104,13 +185,42 @@ class Comparison:
         return replace(effect, unit="labels per class")
 
     def saving(self, arm: str, control: str, budget: int | None) -> Effect:
-        """Return the share of the control's CPU seconds that an arm saves, over seeds."""
+        """Compute the share of the control's CPU seconds that an arm saves.
+
+        Parameters
+        ----------
+        arm : str
+            Name of the arm.
+        control : str
+            Name of the arm that it is compared with.
+        budget : int or None
+            Labels per class; None stands for all labeled rows.
+
+        Returns
+        -------
+        Effect
+            The share, negative if the arm takes longer, with an interval over seeds.
+
+        Raises
+        ------
+        KeyError
+            If there is no such arm.
+        ValueError
+            If there is no such budget.
+        """
         position = self.budgets.index(budget)
         ours, theirs = (self.cpu_seconds[name][position] for name in (arm, control))
         return Effect.over_seeds(1 - ours / theirs)
 
     def table(self) -> pd.DataFrame:
-        """One row per arm and budget: score, interval, mean CPU seconds."""
+        """List the score of each arm at each budget.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row per arm and budget: labels per class, score, ends of its interval, and mean CPU
+            seconds.
+        """
         return pd.DataFrame(
             [
                 {"arm": arm, "labels per class": budget, "score": effect.value}
@@ -123,7 +233,23 @@ class Comparison:
         )
 
     def gains(self, control: str) -> pd.DataFrame:
-        """One row per other arm and budget: the gain over the control, with its interval."""
+        """List the gain of each other arm over a control at each budget.
+
+        Parameters
+        ----------
+        control : str
+            Name of the arm that the others are compared with.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row per other arm and budget: labels per class, gain, and ends of its interval.
+
+        Raises
+        ------
+        KeyError
+            If there is no such arm.
+        """
         return pd.DataFrame(
             [
                 {"arm": arm, "labels per class": budget, "gain": effect.value}
@@ -170,23 +296,40 @@ def compare(
 
     Parameters
     ----------
-    arms : name -> function of (labeled rows, test rows, seed) that returns predicted labels
-    train, test : positions of the rows that may be labeled, and of the test rows
-    budgets : labels per class; ``None`` for all of ``train``
-    seeds : each draws its own labeled rows; at least two, and five or more for a result
-    jobs : processes side by side, each with one thread; 1 stays in this process
+    arms : dict of str to Arm
+        Functions by name. Each gets the labeled rows, the test rows and a seed, and returns the
+        predicted labels.
+    data : Dataset
+        The examples.
+    train : (n_train,) numpy.ndarray of int
+        Positions of the rows that may be labeled.
+    test : (n_test,) numpy.ndarray of int
+        Positions of the test rows.
+    budgets : iterable of int or None
+        Labels per class; None stands for all of ``train``.
+    seeds : sequence of int, default range(10)
+        Each seed draws its own labeled rows. At least two are needed, and five or more for a
+        result.
+    jobs : int, default 1
+        Processes side by side, each with one thread; 1 stays in this process.
+
+    Returns
+    -------
+    Comparison
+        All predictions and CPU seconds.
 
     Raises
     ------
     ValueError
-        Before anything runs: there are no arms, rows are no positions, train and test share rows
-        or groups, a budget is not positive or given twice, seeds are fewer than two or given
-        twice. Later: an arm returns something else than one class number for each test row.
+        Before anything runs: if there are no arms, rows are not positions, train and test share
+        rows or groups, a budget is not positive or given twice, or seeds are fewer than two or
+        given twice. Later: if an arm returns something else than one class number for each test
+        row.
 
     Warns
     -----
     UserWarning
-        A class has fewer rows than the largest budget; then all of its rows are labeled.
+        If a class has fewer rows than the largest budget. Then all of its rows are labeled.
     """
     budgets, seeds, train, test = _checked(arms, data, train, test, budgets, seeds)
     predictions = {a: np.empty((len(budgets), len(seeds), len(test)), data.y.dtype) for a in arms}

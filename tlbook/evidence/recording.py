@@ -1,4 +1,4 @@
-"""Comparisons that take longer than a chapter may, measured beforehand."""
+"""Read comparisons that take longer than a chapter may, measured beforehand."""
 
 import json
 import os
@@ -29,18 +29,42 @@ def recorded(
     budgets: Iterable[int | None],
     seeds: Sequence[int] = range(10),
 ) -> Comparison:
-    """What :func:`compare` gives for the same arguments, measured beforehand.
+    """Return what :func:`compare` gives for the same arguments, measured beforehand.
 
     A comparison that takes longer than a chapter may is run by ``make experiments``, which sets
-    ``$TLBOOK_EXPERIMENTS`` to the names to run, separated by commas, and kept in
+    ``$TLBOOK_EXPERIMENTS`` to the names to run, separated by commas. The result is kept in
     ``tlbook/evidence/recorded/NAME.json`` with versions, machine and date. Otherwise it is read
     from there.
 
+    Parameters
+    ----------
+    name : str
+        Name of the experiment and of its file.
+    arms : dict of str to Arm
+        Functions by name, as for :func:`compare`. They run only when the comparison is measured.
+    data : Dataset
+        The examples.
+    train : (n_train,) numpy.ndarray of int
+        Positions of the rows that may be labeled.
+    test : (n_test,) numpy.ndarray of int
+        Positions of the test rows.
+    budgets : iterable of int or None
+        Labels per class; None stands for all of ``train``.
+    seeds : sequence of int, default range(10)
+        Seeds of the runs.
+
+    Returns
+    -------
+    Comparison
+        The recorded predictions and CPU seconds.
+
     Raises
     ------
-    FileNotFoundError : nothing is recorded under this name
-    ValueError : what is recorded has other arms, budgets, seeds or rows than those asked for; or
-        the data have more than ten classes, which cannot be recorded
+    FileNotFoundError
+        If nothing is recorded under this name.
+    ValueError
+        If what is recorded has other arms, budgets, seeds or rows than those asked for, or the data
+        have more than ten classes, which cannot be recorded.
     """
     if len(data.classes) > 10:
         raise ValueError(f"{data.name} has {len(data.classes)} classes; ten can be recorded")

@@ -1,4 +1,4 @@
-"""An effect in words: what a sentence says of a difference, by its sign, its size and its margin.
+"""Word an effect: say in a sentence what a difference shows, by its sign, size and margin.
 
 A chapter records the words, and its prose shows them. So a sentence keeps its verb when the
 measured number changes::
@@ -7,8 +7,8 @@ measured number changes::
 
     The encoder {glue:text}`transfer`.
 
-Nothing is imported: an effect is whatever has ``value``, ``low`` and ``high``, in shares of one, as
-:class:`tlbook.evidence.effects.Effect` has them.
+The module does not import the class of effects. An effect is whatever has ``value``, ``low`` and
+``high``, in shares of one, as :class:`tlbook.evidence.effects.Effect` has them.
 """
 
 from typing import Protocol
@@ -20,7 +20,17 @@ MARGIN = 0.02
 
 
 class Measured(Protocol):
-    """A difference in shares of one, with the limits of its interval."""
+    """Describe a difference with the limits of its interval, in shares of one.
+
+    Attributes
+    ----------
+    value : float
+        The difference.
+    low : float
+        Lower end of the interval.
+    high : float
+        Upper end of the interval.
+    """
 
     value: float
     low: float
@@ -33,10 +43,11 @@ def verdict(effect: Measured, margin: float = MARGIN) -> str:
     Parameters
     ----------
     effect : Effect
-        A difference with its interval, in shares of one; of 90 percent or more, if it says.
-    margin : float
-        The margin of practical equivalence, a share: differences up to it do not matter. With 0
-        every difference matters.
+        A difference with its interval, in shares of one. If it has a ``level``, that is at least
+        0.9.
+    margin : float, default 0.02
+        The margin of practical equivalence, in shares of one. Differences up to it do not matter.
+        With 0 every difference matters.
 
     Returns
     -------
@@ -47,8 +58,8 @@ def verdict(effect: Measured, margin: float = MARGIN) -> str:
     Raises
     ------
     ValueError
-        The effect is not finite, its limits are in the wrong order, its interval lies on the other
-        side of zero than its value, its level is below 90 percent, or the margin is negative.
+        If the effect is not finite, its limits are in the wrong order, its interval lies on the
+        other side of zero than its value, its level is below 0.9, or the margin is negative.
     """
     value, low, high = (checks.number(n, getattr(effect, n)) for n in ("value", "low", "high"))
     margin = checks.number("margin", margin, least=0)
@@ -82,13 +93,13 @@ def in_words(
     ----------
     effect : Effect
         A difference with its interval, in shares of one.
-    margin : float
-        The margin of practical equivalence, a share; see :func:`verdict`.
-    unit : str
+    margin : float, default 0.02
+        The margin of practical equivalence, in shares of one; see :func:`verdict`.
+    unit : str, default "point"
         What a hundredth is called, in the singular: "point" or "percent".
-    digits : int
-        How many decimals at most.
-    plural : bool
+    digits : int, default 1
+        How many decimals are shown at most.
+    plural : bool, default False
         Whether the subject is plural: "gain" in place of "gains".
 
     Returns
@@ -100,7 +111,7 @@ def in_words(
     Raises
     ------
     ValueError
-        As for :func:`verdict`.
+        If :func:`verdict` refuses the effect or the margin.
     """
     outcome = verdict(effect, margin)
     s = "" if plural else "s"
@@ -119,15 +130,16 @@ def amount(share: float, unit: str = "point", digits: int = 1) -> str:
     Parameters
     ----------
     share : float
-    unit : str
+        A share of one.
+    unit : str, default "point"
         What a hundredth is called, in the singular: "point" or "percent".
-    digits : int
-        How many decimals at most.
+    digits : int, default 1
+        How many decimals are shown at most.
 
     Returns
     -------
     str
-        "10.7 points", "1 point"; "less than 0.1 points" for what would round to zero.
+        "10.7 points", "1 point", or "less than 0.1 points" for what would round to zero.
     """
     hundredths = _rounded(abs(share), digits)
     if share and not hundredths:
@@ -142,10 +154,10 @@ def span(effect: Measured, unit: str = "point", digits: int = 1) -> str:
     ----------
     effect : Effect
         A difference with its interval, in shares of one.
-    unit : str
+    unit : str, default "point"
         What a hundredth is called, in the singular: "point" or "percent".
-    digits : int
-        How many decimals at most.
+    digits : int, default 1
+        How many decimals are shown at most.
 
     Returns
     -------

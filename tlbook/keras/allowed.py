@@ -1,4 +1,4 @@
-"""What a Keras file may ask for when it is loaded: exact classes of Keras's own, and nothing else."""
+"""Check what a Keras file asks for when it is loaded: only exact classes of Keras's own."""
 
 from pathlib import Path
 
@@ -117,7 +117,21 @@ _INLINE = ("vocabulary", "idf_weights")
 def check_config(config: object, path: Path) -> None:
     """Refuse a configuration that names anything but what is known to be harmless.
 
-    Keras 3 refuses a part of the rest itself; ``tf_keras`` imports whatever module a file names.
+    Keras 3 itself refuses part of the rest. ``tf_keras`` imports whatever module a file names.
+
+    Parameters
+    ----------
+    config : object
+        The configuration of a model, as read from its JSON.
+    path : pathlib.Path
+        The file that it comes from, for messages.
+
+    Raises
+    ------
+    ValueError
+        If it is not the configuration of a model.
+    Refused
+        If it names a class that is not listed, or a file to read.
     """
     if not isinstance(config, dict) or not isinstance(config.get("class_name"), str):
         kind = f"a {type(config).__name__}" if config is not None else "null"
@@ -148,16 +162,41 @@ def _check_name(part: dict, path: Path) -> None:
 
 
 class Refused(ValueError):
-    """A model file asks for what can be code, or reaches beyond itself."""
+    """Report that a model file asks for what can be code, or reaches beyond itself."""
 
 
 def refused(path: Path, what: str) -> Refused:
+    """Make the error for a file that is not loaded.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        The file.
+    what : str
+        What the file does, as the rest of a sentence.
+
+    Returns
+    -------
+    Refused
+        The error. Its message says how to load the file all the same.
+    """
     return Refused(
         f"{path} {what}. If you trust its author, load it with load_model of Keras itself."
     )
 
 
 def line(error: Exception) -> str:
-    """The message of an error, in one line that can be read."""
+    """Return the message of an error in one line that can be read.
+
+    Parameters
+    ----------
+    error : Exception
+        The error.
+
+    Returns
+    -------
+    str
+        The message, cut after 300 characters, or the name of the error's type if it is empty.
+    """
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 300 else f"{text[:300]} ..."

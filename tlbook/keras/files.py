@@ -1,4 +1,4 @@
-"""Keras models in files: saved, exported for TensorFlow Hub, and loaded without running their code."""
+"""Save Keras models, export them for TensorFlow Hub, and load them without running their code."""
 
 import gzip
 import json
@@ -17,9 +17,21 @@ from tlbook.keras.freezing import package_of
 
 
 def save(model, path: Path | str) -> None:
-    """Save architecture and weights, whole or not at all: ``.keras``, or ``.h5``, which is legacy.
+    """Save architecture and weights in one file, whole or not at all.
 
-    Neither keeps the factors of :func:`freeze`; which layers are frozen is kept.
+    The file says which layers are frozen. It does not keep the factors of :func:`freeze`.
+
+    Parameters
+    ----------
+    model : keras.Model or tf_keras.Model
+        The model.
+    path : Path or str
+        The file, which ends in ``.keras``, or in ``.h5``, which is legacy.
+
+    Raises
+    ------
+    ValueError
+        If the path ends in something else.
     """
     path = _model_file(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -32,10 +44,24 @@ def save(model, path: Path | str) -> None:
 def export(model, folder: Path | str) -> None:
     """Save a model as a SavedModel in TensorFlow Hub's format, whole or not at all.
 
-    ``hub.load`` gives a function of a batch; ``hub.KerasLayer(..., trainable=True)`` trains it
-    further, but for what is frozen now. Models of Keras 3 become such a SavedModel as well; what
-    Keras 3 itself exports can only infer. Regularization that layers ask for is not carried along.
-    The folder must not exist.
+    ``hub.load`` gives a function of a batch. ``hub.KerasLayer(..., trainable=True)`` trains the
+    model further, except for what is frozen now. Models of Keras 3 become such a SavedModel as
+    well; what Keras 3 itself exports can only infer. Regularization that layers ask for is not
+    exported.
+
+    Parameters
+    ----------
+    model : keras.Model or tf_keras.Model
+        The model.
+    folder : Path or str
+        The new folder.
+
+    Raises
+    ------
+    FileExistsError
+        If the folder exists.
+    TypeError
+        If it is not a model of ``keras`` or ``tf_keras``.
     """
     from tlbook.sources import savedmodels
 
@@ -50,6 +76,18 @@ def archive(folder: Path | str, file: Path | str) -> None:
     """Pack a SavedModel as TensorFlow Hub serves it: a ``.tar.gz`` with the files at its root.
 
     Equal files give an equal archive, byte for byte.
+
+    Parameters
+    ----------
+    folder : Path or str
+        The SavedModel.
+    file : Path or str
+        The archive, which ends in ``.tar.gz``.
+
+    Raises
+    ------
+    ValueError
+        If the folder is not a SavedModel, or the archive's name ends in something else.
     """
     folder, file = Path(folder), Path(file)
     if not (folder / "saved_model.pb").is_file():
@@ -77,20 +115,29 @@ def archive(folder: Path | str, file: Path | str) -> None:
 
 
 def load(path: Path | str):
-    """A model that :func:`save` or Keras itself saved, by the Keras, 2 or 3, that it is from.
+    """Load a model that :func:`save` or Keras itself saved.
 
-    It is not compiled: the source task's optimizer has no part in the target task.
+    It is loaded by the Keras, 2 or 3, that saved it. It is not compiled, because the source task's
+    optimizer has no part in the target task.
+
+    Parameters
+    ----------
+    path : Path or str
+        The file, which ends in ``.keras`` or ``.h5``.
 
     Returns
     -------
-    A model of ``keras``, or of ``tf_keras`` for a file that Keras 2 wrote.
+    keras.Model or tf_keras.Model
+        A model of ``keras``, or of ``tf_keras`` for a file that Keras 2 wrote.
 
     Raises
     ------
     FileNotFoundError
-    ValueError : it is no such file; or it asks for more than the layers of Keras that compute
-        with numbers and inline vocabularies, which can be code, or can read or write files. Keras's
-        own ``load_model`` loads such a file, for those who trust its author.
+        If there is no such file.
+    ValueError
+        If it is not a Keras model, or asks for more than the layers of Keras that compute with
+        numbers and inline vocabularies. Other layers can be code, or can read or write files.
+        Keras's own ``load_model`` loads such a file, if you trust its author.
     """
     path = _model_file(path)
     if not path.exists():

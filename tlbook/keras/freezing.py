@@ -1,7 +1,7 @@
-"""Freezing in Keras: the twin of :mod:`tlbook.learning.freezing`.
+"""Freeze layers in Keras, and replace heads: the twin of :mod:`tlbook.learning.freezing`.
 
 Models are Keras 3's (``keras``, which is ``tf.keras``) or those of ``tf_keras``, where TensorFlow
-Hub's ``KerasLayer`` lives; they take one array and give one column per class (documents D1 4.1 and
+Hub's ``KerasLayer`` lives. They take one array and give one column per class (documents D1 4.1 and
 4.2, listings L2 and L3)::
 
     model = replace_head(load("pretrained_model.h5"), n_classes=3)
@@ -29,22 +29,34 @@ Table = Sequence[tuple[str, float | None]]
 
 
 def freeze(model, table: Table):
-    """Freeze layers and set their learning rates by a table; the first pattern found decides.
+    """Freeze layers and set their learning rates by a table.
 
-    Names are those of :func:`describe`. ``None`` means frozen (冻结): in :func:`fit`, no gradient,
-    no BatchNorm statistics, no dropout. A dropout layer has a name, and so a row, of its own.
+    The first pattern found in a layer's name decides over the layer. Names are those of
+    :func:`describe`. A dropout layer has a name, and so a row, of its own.
+
+    Parameters
+    ----------
+    model : keras.Model or tf_keras.Model
+        The model, which is changed in place.
+    table : Table
+        Rows of a regular expression and a factor of the learning rate. ``None`` in place of a
+        factor means frozen (冻结): in :func:`fit`, the layer has no gradient, no BatchNorm
+        statistics and no dropout.
 
     Returns
     -------
-    The model. If it was compiled it is compiled again, with a new optimizer, so that Keras's own
-    ``fit`` heeds the table too (but not its factors, nor does it switch frozen dropout off).
+    keras.Model or tf_keras.Model
+        The same model. If it was compiled it is compiled again with a new optimizer, so that
+        Keras's own ``fit`` heeds the table too. (Keras's ``fit`` ignores the factors, and does not
+        switch frozen dropout off.)
 
     Raises
     ------
-    ValueError : a pattern decides over no layer, no pattern covers a layer, a factor is not
-        positive, or the model has weights outside of layers; the model is then as it was.
-        Or it was compiled with a function that Keras cannot restore, such as a lambda: it is frozen
-        as asked, and must be compiled by hand
+    ValueError
+        If a pattern decides over no layer, no pattern covers a layer, a factor is not positive, or
+        the model has weights outside of layers. The model is then as it was. Also if the model was
+        compiled with a function that Keras cannot restore, such as a lambda. It is then frozen as
+        asked, and you must compile it yourself.
     """
     factors, decided = {}, set()
     for name, layer in layers_of(model):
@@ -86,7 +98,19 @@ def freeze(model, table: Table):
 
 
 def describe(model) -> pd.DataFrame:
-    """One row per layer: parameters, how many of them are trained, factor of the learning rate."""
+    """List the layers of a model.
+
+    Parameters
+    ----------
+    model : keras.Model or tf_keras.Model
+        The model.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per layer, by name: its parameters, how many of them are trained, and the factor of
+        its learning rate or "frozen".
+    """
     trained = {id(weight) for weight in model.trainable_weights}
     rows = [
         {
@@ -101,14 +125,29 @@ def describe(model) -> pd.DataFrame:
 
 
 def replace_head(model, n_classes: int, seed: int = 0):
-    """A model with the same body and a new, random output layer named ``head``.
+    """Make a model with the same body and a new, random output layer named ``head``.
 
-    The body is shared with the given model, not copied: training one trains the other. The new
-    head gives logits. A softmax belongs into the loss: see :func:`fit`.
+    The body is shared with the given model, not copied: training one trains the other. The new head
+    gives logits. A softmax belongs in the loss; see :func:`fit`.
+
+    Parameters
+    ----------
+    model : keras.Model or tf_keras.Model
+        A model that ends in a dense layer, perhaps with a softmax or another activation after it.
+    n_classes : int
+        Number of classes.
+    seed : int, default 0
+        Seed of the new weights.
+
+    Returns
+    -------
+    keras.Model or tf_keras.Model
+        The new model, of the same package as the given one.
 
     Raises
     ------
-    ValueError : the model was not built yet, or does not end in a dense layer
+    ValueError
+        If the model was not built yet, or does not end in a dense layer.
     """
     if not getattr(model, "inputs", None):
         raise ValueError("the model has no inputs yet: begin it with Input(shape), or call it once")
@@ -136,24 +175,38 @@ def hub_classifier(
     dropout: float = 0.0,
     seed: int = 0,
 ):
-    """A model of ``tf_keras``: an encoder of TensorFlow Hub under a new, random head.
+    """Make a model of ``tf_keras``: an encoder of TensorFlow Hub under a new, random head.
 
-    It is ``hub.KerasLayer``, named ``encoder``, then dropout, then a dense layer named ``head``
-    that gives logits. ``hub.KerasLayer`` works in models of ``tf_keras`` only, not of Keras 3.
+    The encoder is a ``hub.KerasLayer`` named ``encoder``. After it come dropout and a dense layer
+    named ``head`` that gives logits. ``hub.KerasLayer`` works in models of ``tf_keras`` only, not
+    in those of Keras 3.
 
     Parameters
     ----------
-    handle : a packaged SavedModel, a folder, or an address, as for :func:`tlbook.sources.hubs.folder`
-    trainable : fine-tune the encoder too; its variables move only then. :func:`freeze` can change
-        it later
-    dropout : share of the features left out in training
-    seed : of the head and of dropout
+    handle : Path or str
+        A packaged SavedModel, a folder, or an address, as for :func:`tlbook.sources.hubs.folder`.
+    n_classes : int
+        Number of classes.
+    trainable : bool, default True
+        Whether to fine-tune the encoder too. Only then do its variables change. :func:`freeze` can
+        change this later.
+    dropout : float, default 0.0
+        Share of the features left out in training.
+    seed : int, default 0
+        Seed of the head and of dropout.
+
+    Returns
+    -------
+    tf_keras.Sequential
+        The model, not compiled.
 
     Raises
     ------
-    FileNotFoundError : see :func:`tlbook.sources.hubs.folder`
-    ValueError : it is no encoder of strings or images; or ``trainable``, and it has no variable
-        that can be trained, as a plain ``tf.Module`` saves it
+    FileNotFoundError
+        If the encoder is not found; see :func:`tlbook.sources.hubs.folder`.
+    ValueError
+        If it is not an encoder of strings or images, or ``trainable`` is True and it has no
+        variable that can be trained, as a plain ``tf.Module`` saves it.
     """
     import tensorflow_hub
     import tf_keras
@@ -183,7 +236,22 @@ def hub_classifier(
 
 
 def layers_of(model, prefix: str = "") -> Iterator[tuple[str, keras.Layer]]:
-    """Layers with their names, those of models inside the model as ``model/layer``."""
+    """Iterate over the layers of a model, also over those of models inside it.
+
+    Parameters
+    ----------
+    model : keras.Model or tf_keras.Model
+        The model.
+    prefix : str, default ""
+        Text before each name.
+
+    Yields
+    ------
+    name : str
+        Name of the layer. A layer of a model inside the model is called ``model/layer``.
+    layer : keras.Layer
+        The layer. Input layers are left out.
+    """
     for layer in model.layers:
         if hasattr(layer, "layers"):
             yield from layers_of(layer, f"{prefix}{layer.name}/")
@@ -192,11 +260,39 @@ def layers_of(model, prefix: str = "") -> Iterator[tuple[str, keras.Layer]]:
 
 
 def factor_of(layer) -> float:
+    """Return the factor of a layer's learning rate.
+
+    Parameters
+    ----------
+    layer : keras.Layer
+        The layer.
+
+    Returns
+    -------
+    float
+        The factor that :func:`freeze` set, or 1.
+    """
     return getattr(layer, "lr_factor", 1.0)
 
 
 def package_of(model):
-    """The module, keras or tf_keras, that a model is made of."""
+    """Return the package that a model is made of.
+
+    Parameters
+    ----------
+    model : keras.Model or tf_keras.Model
+        The model.
+
+    Returns
+    -------
+    module
+        ``keras`` or ``tf_keras``.
+
+    Raises
+    ------
+    TypeError
+        If it is not a model of either.
+    """
     if isinstance(model, keras.Model):
         return keras
     import tf_keras

@@ -1,4 +1,4 @@
-"""Training in Keras: the twin of :mod:`tlbook.learning.loop`.
+"""Train in Keras: the twin of :mod:`tlbook.learning.loop`.
 
 Keras compiles the training step once, so a layer frozen later goes on training until the model is
 compiled again. Here every :func:`fit` makes its own step from what is trainable at that moment.
@@ -40,32 +40,56 @@ def fit(
     seed: int = 0,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Train to the end, or until validation stops improving; the best weights are restored.
+    """Train to the end, or until validation stops improving.
 
-    The loss is the mean cross-entropy, plus the regularization that layers ask for: from logits if
-    the last layer has no activation, from probabilities if it has a softmax (no double softmax).
+    The weights that scored best on the validation data are restored at the end. Without validation
+    the last weights stay.
+
+    The loss is the mean cross-entropy, plus the regularization that layers ask for. It is computed
+    from logits if the last layer has no activation, and from probabilities if it has a softmax, so
+    there is no double softmax.
 
     Parameters
     ----------
-    model : its weights in float32, or mixed with bfloat16 (with float16, losses need scaling)
-    train, validation : (examples, classes); without validation the last weights stay
-    lr : learning rate; a layer's own is this times its factor, see :func:`freeze`
-    optimizer : learning rate -> optimizer; by default Adam, as in the listings. It starts anew
-        with each call, one for each factor
-    metric : of scikit-learn, ``metric(true, predicted)``; a larger one is better
-    patience : stop after so many epochs without a better score (early stopping, 早停)
-    seed : of the order of examples. Dropout follows the seed that Keras's ``set_random_seed`` was
-        given before the model was made
+    model : keras.Model or tf_keras.Model
+        The model, with weights in float32, or mixed with bfloat16. (With float16, losses need
+        scaling.)
+    train : tuple of (n, ...) numpy.ndarray and (n,) numpy.ndarray of int
+        Examples and their classes, counted from 0.
+    validation : tuple of (m, ...) numpy.ndarray and (m,) numpy.ndarray of int, optional
+        Examples and classes to select on.
+    epochs : int, default 10
+        Passes over the data.
+    batch_size : int, default 32
+        Examples per batch. The last batch of an epoch may be smaller.
+    lr : float, default 1e-3
+        Learning rate. A layer's own rate is this times its factor; see :func:`freeze`.
+    optimizer : callable, optional
+        A function that makes an optimizer from a learning rate. By default it is Adam, as in the
+        listings. Each call of ``fit`` makes new optimizers, one for each factor.
+    metric : callable, default balanced accuracy
+        A metric of scikit-learn, called as ``metric(true, predicted)``. A larger score is better.
+    patience : int, optional
+        Training stops after this many epochs without a better score (early stopping, 早停). By
+        default it goes to the end.
+    seed : int, default 0
+        Seed of the order of examples. Dropout follows the seed that Keras's ``set_random_seed`` was
+        given before the model was made.
+    progress : bool, default True
+        Whether to show a progress bar when training takes longer than five seconds.
 
     Returns
     -------
-    One row per epoch: step, epoch, training loss, score (with validation), CPU seconds.
+    pandas.DataFrame
+        One row per epoch: step, epoch, training loss, score (with validation), and CPU seconds.
 
     Raises
     ------
-    ValueError : the data do not fit the model, or nothing is left to train
-    TrainingError : the loss, or a weight, is not finite. The model gets the best weights back
-        that it had, or those at the start
+    ValueError
+        If an argument is out of range, the data do not fit the model, or nothing is left to train.
+    TrainingError
+        If the loss or a weight is not finite. The model gets its best weights so far back, or those
+        that it started with.
     """
     if patience is not None and validation is None:
         raise ValueError("patience needs validation data: early stopping selects on it")
@@ -111,20 +135,27 @@ def fit(
 
 
 def predict(model, x: np.ndarray, batch_size: int = 256) -> np.ndarray:
-    """Return logits in the order of the data, as :func:`tlbook.learning.loop.predict` does.
+    """Compute the logits of examples, as :func:`tlbook.learning.loop.predict` does.
 
     Parameters
     ----------
-    model : keras.Model
-        Gives logits, or probabilities, whose logarithms are returned: their softmax is the same.
-    x : (n, ...) array
+    model : keras.Model or tf_keras.Model
+        A model that gives logits, or probabilities. Of probabilities the logarithms are returned,
+        which have the same softmax.
+    x : (n, ...) numpy.ndarray
         Examples.
-    batch_size : int
-        Examples at once.
+    batch_size : int, default 256
+        Examples computed at once.
 
     Returns
     -------
-    (n, k) array of float32
+    (n, classes) numpy.ndarray of float32
+        The logits, one row per example, in the order of the data.
+
+    Raises
+    ------
+    ValueError
+        If the model gives neither logits nor probabilities.
     """
     x = _array(x)
     batches = [tf.constant(x[start : start + batch_size]) for start in range(0, len(x), batch_size)]
@@ -136,7 +167,22 @@ def predict(model, x: np.ndarray, batch_size: int = 256) -> np.ndarray:
 def evaluate(
     model, data: Data, metric: Callable[[np.ndarray, np.ndarray], float] = balanced_accuracy_score
 ) -> float:
-    """A scikit-learn metric, ``metric(true, predicted)``, of the classes the model predicts."""
+    """Score the classes that a model predicts.
+
+    Parameters
+    ----------
+    model : keras.Model or tf_keras.Model
+        The model.
+    data : tuple of (n, ...) numpy.ndarray and (n,) numpy.ndarray of int
+        Examples and their classes.
+    metric : callable, default balanced accuracy
+        A metric of scikit-learn, called as ``metric(true, predicted)``.
+
+    Returns
+    -------
+    float
+        The score.
+    """
     x, y = data
     return float(metric(np.asarray(y), predict(model, x).argmax(-1)))
 

@@ -1,9 +1,9 @@
-"""What is frozen is computed once: an encoder's features, a model's first layers.
+"""Compute once what is frozen: the features of an encoder.
 
-Features come in input order and are cached by content.
+Features come in the order of the inputs and are cached by content.
 
-Padding decides the speed of texts: they are sorted by length, so that the texts of a batch are
-about as long as each other, and a batch holds a number of tokens, not of texts, so that it fits the
+Padding decides how fast texts are encoded. They are sorted by length, so that the texts of a batch
+are about as long as each other. A batch holds a number of tokens, not of texts, so that it fits the
 processor's cache whether texts are short or long.
 """
 
@@ -33,28 +33,35 @@ def features(
     cache: bool = True,
     progress: bool = True,
 ) -> np.ndarray:
-    """One vector for each text or image, from an encoder that stays as it is.
+    """Compute one vector for each text or image with an encoder that stays as it is.
 
     Parameters
     ----------
-    encoder : from :func:`tlbook.sources.pretrained.load`, in eval mode; runs on the device of its
-        model. A SavedModel of TensorFlow Hub always runs in inference mode
-    inputs : n texts; or images, uint8 (n, height, width, 3), see :func:`preprocess`
-    batch_size : images in a batch, or texts of 32 tokens (twice as many of 16); by default what is
-        fastest on a CPU: 4 images, 32 texts
-    cache : keep the result on disk, by weights, preprocessing, pooling and inputs
-    progress : show a bar when the work takes longer than five seconds
+    encoder : TextEncoder, ImageEncoder or SavedModelEncoder
+        What :func:`tlbook.sources.pretrained.load` returns, in eval mode. It runs on the device of
+        its model. A SavedModel of TensorFlow Hub always runs in inference mode.
+    inputs : sequence of n str, or (n, height, width, 3) numpy.ndarray of uint8
+        Texts, or images; see :func:`preprocess`.
+    batch_size : int, optional
+        Images in a batch, or texts of 32 tokens (twice as many texts of 16). By default it is what
+        is fastest on a CPU: 4 images or 32 texts.
+    cache : bool, default True
+        Whether to keep the result on disk, by weights, preprocessing, pooling and inputs.
+    progress : bool, default True
+        Whether to show a progress bar when the work takes longer than five seconds.
 
     Returns
     -------
-    float32 array (n, encoder.dimension) in the order of the inputs. They do not depend on the
-    batches, but for rounding (1e-6 for texts of unit length, 1e-4 for images).
+    (n, encoder.dimension) numpy.ndarray of float32
+        The features, in the order of the inputs. They do not depend on the batches, except for
+        rounding (1e-6 for texts of unit length, 1e-4 for images).
 
     Raises
     ------
     ValueError
-        The model, or a part of it, is in training mode; or the inputs are not what the encoder
-        takes. So nothing random can come before or into features that are computed once.
+        If the model or a part of it is in training mode, the inputs are not what the encoder takes,
+        or ``batch_size`` is below 1. Nothing random can thus come before or into features that are
+        computed once.
     """
     saved_model = isinstance(encoder, SavedModelEncoder)
     if not saved_model and any(module.training for module in encoder.model.modules()):
@@ -103,9 +110,26 @@ def _hooked(model: torch.nn.Module) -> bool:
 
 
 def token_ids(encoder: TextEncoder, texts: Sequence[str]) -> list[tuple[int, ...]]:
-    """Token ids of each text, special tokens included, cut to ``encoder.max_length``.
+    """Compute the token ids of each text, cut to what the encoder reads.
 
-    Warns how many texts were cut. Raises ValueError unless ``texts`` are one or more strings.
+    A warning says how many texts were cut.
+
+    Parameters
+    ----------
+    encoder : TextEncoder
+        The encoder whose tokenizer is used. Texts are cut to ``encoder.max_length`` tokens.
+    texts : sequence of str
+        One or more texts.
+
+    Returns
+    -------
+    list of tuple of int
+        The token ids of each text, special tokens included.
+
+    Raises
+    ------
+    ValueError
+        If ``texts`` is not a collection of one or more strings, or a text has no token.
     """
     texts = _checked_texts(texts)
     options = {"padding": False, "return_attention_mask": False, "verbose": False}
@@ -129,7 +153,22 @@ def _checked_texts(texts: Sequence[str]) -> list[str]:
 
 
 def pad(encoder: TextEncoder, tokens: Sequence[tuple[int, ...]]) -> tuple[torch.Tensor, ...]:
-    """Token ids and attention mask, int64 (n, longest), on the device of the model."""
+    """Pad token ids to one length.
+
+    Parameters
+    ----------
+    encoder : TextEncoder
+        The encoder that is to read them.
+    tokens : sequence of tuple of int
+        Token ids of n texts.
+
+    Returns
+    -------
+    ids : (n, longest) torch.Tensor of int64
+        Token ids, on the device of the model.
+    mask : (n, longest) torch.Tensor of int64
+        Attention mask, on the same device: 1 for a token and 0 for padding.
+    """
     shape = (len(tokens), max(map(len, tokens)))
     ids = np.full(shape, encoder.tokenizer.pad_token_id or 0)
     mask = np.zeros(shape, dtype=np.int64)
@@ -141,10 +180,19 @@ def pad(encoder: TextEncoder, tokens: Sequence[tuple[int, ...]]) -> tuple[torch.
 
 
 def mean_pool(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Mean over the tokens of each text, padding left out.
+    """Compute the mean over the tokens of each text, without padding.
 
-    ``hidden`` (n, tokens, d), ``mask`` (n, tokens) with 1 for a token and 0 for padding;
-    returns (n, d). A row with no token gives zeros.
+    Parameters
+    ----------
+    hidden : (n, tokens, d) torch.Tensor
+        Vectors of the tokens.
+    mask : (n, tokens) torch.Tensor
+        Attention mask: 1 for a token and 0 for padding.
+
+    Returns
+    -------
+    (n, d) torch.Tensor
+        The means. A row without tokens gives zeros.
     """
     mask = mask.unsqueeze(-1).to(hidden.dtype)
     return (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)
@@ -168,8 +216,21 @@ def _embed_texts(
 
 
 def batches_by_length(texts: list[Sequence], size: int) -> Iterator[list[Sequence]]:
-    """Texts, sorted from the longest, in batches of at most ``size`` tokens, or characters, once
-    padded."""
+    """Cut sorted texts into batches of a limited size.
+
+    Parameters
+    ----------
+    texts : list of sequence
+        Texts as token ids or as strings, the longest first.
+    size : int
+        Tokens, or characters of strings, that a batch holds at most once it is padded. A text that
+        is longer forms a batch by itself.
+
+    Yields
+    ------
+    list of sequence
+        The texts of a batch, at least one.
+    """
     start = 0
     while start < len(texts):
         count = max(1, size // max(1, len(texts[start])))
@@ -181,9 +242,26 @@ def batches_by_length(texts: list[Sequence], size: int) -> Iterator[list[Sequenc
 
 
 def preprocess(encoder: ImageEncoder, images: np.ndarray) -> torch.Tensor:
-    """What the network reads, float32 (n, 3, size, size), of uint8 images (n, height, width, 3).
+    """Turn images into what the network reads.
 
-    The whole image is resized, without keeping its proportions: crop beforehand if they matter.
+    The whole image is resized without keeping its proportions. Crop it beforehand if they matter.
+
+    Parameters
+    ----------
+    encoder : ImageEncoder
+        The encoder that is to read them.
+    images : (n, height, width, 3) numpy.ndarray of uint8
+        Images with values from 0 to 255.
+
+    Returns
+    -------
+    (n, 3, size, size) torch.Tensor of float32
+        Normalized pixels, on the device of the model. ``size`` is the encoder's.
+
+    Raises
+    ------
+    ValueError
+        If the images are not a uint8 array of that shape, or there are none.
     """
     device = next(encoder.model.parameters()).device
     pixels = _resized(_checked_images(images), encoder.size, device)

@@ -1,11 +1,11 @@
-"""The training loop, in sight.
+"""Train a network in a loop that you can see.
 
-:func:`steps` is the loop itself: it yields after every update of the optimizer, so evaluating,
-unfreezing and plotting are ordinary Python in the body of a ``for``. :func:`fit` is the loop for
-when the loop is not the subject: validation, early stopping, checkpoints, exact resume, a bar.
+:func:`steps` is the loop itself. It yields after every update of the optimizer, so evaluating,
+unfreezing and plotting are ordinary Python in the body of a ``for``. :func:`fit` runs that loop for
+you, with validation, early stopping, checkpoints, exact resume and a progress bar.
 
-Devices, mixed precision and several processes are Accelerate's. Every process builds the same
-batches and trains on its share of each, so two processes compute what one would.
+Accelerate takes care of devices, mixed precision and several processes. Every process builds the
+same batches and trains on its share of each, so two processes compute what one would.
 """
 
 import math
@@ -41,11 +41,36 @@ Schedule = Callable[[int, int], float]
 
 
 def constant(step: int, total: int) -> float:
+    """Return 1 at every step, which leaves the learning rate as it is.
+
+    Parameters
+    ----------
+    step : int
+        Updates already done. It has no effect.
+    total : int
+        Updates in all. It has no effect.
+
+    Returns
+    -------
+    float
+        Factor of the learning rate.
+    """
     return 1.0
 
 
 def warmup_linear(warmup: float = 0.1) -> Schedule:
-    """Up from zero over a share of the steps, then down to zero, both in a straight line."""
+    """Make a schedule that rises from 0 to 1, then falls to 0, both in a straight line.
+
+    Parameters
+    ----------
+    warmup : float, default 0.1
+        Share of the steps on which the factor rises.
+
+    Returns
+    -------
+    Schedule
+        A function ``(step, total)`` that returns the factor of the learning rate.
+    """
 
     def schedule(step: int, total: int) -> float:
         rising = int(warmup * total)
@@ -61,12 +86,26 @@ def warmup_linear(warmup: float = 0.1) -> Schedule:
 
 @dataclass(frozen=True)
 class Step:
-    """An update of the optimizer that was just done: the ``index``-th, counting from 0."""
+    """Describe an update of the optimizer that was just done.
+
+    Attributes
+    ----------
+    index : int
+        Number of the update, counted from 0.
+    loss : float
+        Mean loss over the examples of the step.
+    logs : dict of str to float
+        Numbers that the loss reports, each a mean over the examples of the step.
+    gradient_norm : float
+        Norm of the gradient before clipping.
+    examples : int
+        How many examples the step used.
+    """
 
     index: int
-    loss: float  # mean over the examples of the step
+    loss: float
     logs: dict[str, float]
-    gradient_norm: float  # before clipping
+    gradient_norm: float
     examples: int
 
 
@@ -82,30 +121,50 @@ def steps(
     start: int = 0,
     accelerator: Accelerator | None = None,
 ) -> Iterator[Step]:
-    """Train, and yield after every update (formula F3, with the optimizer's own step).
+    """Train a model, and yield after every update.
+
+    The update is that of formula F3, with the optimizer's own step. Frozen parts of the model stay
+    in eval mode (:mod:`tlbook.learning.freezing`).
 
     Parameters
     ----------
-    model, optimizer : frozen parts stay in eval mode (:mod:`tlbook.learning.freezing`)
-    batches : or the :class:`tlbook.methods.meta.Episodes` of meta-learning, where a task is an
-    example
-    loss_fn : ``loss_fn(model, batch) -> (mean loss, logs)``, see :mod:`tlbook.learning.losses`
-    schedule : factor of each group's learning rate, from :func:`constant` or
-        :func:`warmup_linear`
-    clip : largest norm of the gradient; None for no limit. A loss with a ``clip`` of its own decides
-        itself
-    accumulate : batches per update; their gradients are weighted by their sizes, so the update is
-        that of one large batch, also where the last window is not full. A CPU cuts batches of long
-        texts in the same way, which saves time and memory
-    start : updates already done, for resuming
-    accelerator : Accelerate's, for mixed precision or several processes
+    model : torch.nn.Module
+        The model to train.
+    loss_fn : Loss
+        A function ``loss_fn(model, batch)`` that returns the mean loss and logs; see
+        :mod:`tlbook.learning.losses`.
+    batches : Batches
+        The batches of all epochs. Meta-learning gives :class:`tlbook.methods.meta.Episodes`, where
+        a task is an example.
+    optimizer : torch.optim.Optimizer
+        An optimizer of the model's parameters.
+    schedule : Schedule, default :func:`constant`
+        Factor of each group's learning rate at each step, such as :func:`warmup_linear` makes.
+    clip : float or None, default 1.0
+        Largest norm of the gradient; None sets no limit. A loss that has its own ``clip`` overrides
+        this value.
+    accumulate : int, default 1
+        Batches per update. Their gradients are weighted by their sizes, so the update is that of
+        one large batch, also where the last window is not full. On a CPU the loop also cuts batches
+        of long texts in this way by itself, which saves time and memory.
+    start : int, default 0
+        Updates already done, for resuming.
+    accelerator : accelerate.Accelerator, optional
+        Accelerate's object for mixed precision or several processes. By default a new one is made.
+
+    Yields
+    ------
+    Step
+        The update that was just done.
 
     Raises
     ------
-    ValueError : an argument out of range; the optimizer holds parameters of another model, or none
-        that is trained; or the loss needs whole batches (``loss_fn.whole``), but ``accumulate`` or several
-        processes would divide them
-    TrainingError : the loss is not finite; nothing was updated by it
+    ValueError
+        If an argument is out of range, the optimizer holds parameters of another model or none that
+        is trained, or the loss needs whole batches (``loss_fn.whole``) but ``accumulate`` or
+        several processes would divide them.
+    TrainingError
+        If the loss is not finite. The model is not updated by such a loss.
     """
     accelerator = accelerator or Accelerator()
     checks.integer("accumulate", accumulate, least=1)
@@ -153,29 +212,53 @@ def steps(
 def train_model(
     model: nn.Module, loss_fn: Loss, batches: Batches, optimizer: Optimizer, **options
 ) -> list[Step]:
-    """Train to the end of the batches: :func:`steps` where nothing is to be done in between.
+    """Train to the end of the batches.
+
+    This runs :func:`steps` where nothing is to be done in between.
 
     Parameters
     ----------
-    model, loss_fn, batches, optimizer, **options
-        Those of :func:`steps`.
+    model : torch.nn.Module
+        The model to train.
+    loss_fn : Loss
+        A function ``loss_fn(model, batch)`` that returns the mean loss and logs.
+    batches : Batches
+        The batches of all epochs.
+    optimizer : torch.optim.Optimizer
+        An optimizer of the model's parameters.
+    **options
+        Further arguments of :func:`steps`.
 
     Returns
     -------
     list of Step
         All updates, with their losses and logs.
+
+    Raises
+    ------
+    ValueError
+        If :func:`steps` refuses an argument.
+    TrainingError
+        If the loss is not finite.
     """
     return list(steps(model, loss_fn, batches, optimizer, **options))
 
 
 def check_optimizer(model: nn.Module, optimizer: Optimizer) -> None:
-    """Check that an optimizer moves this model, and no other.
+    """Check that an optimizer trains this model, and no other.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model that is to be trained.
+    optimizer : torch.optim.Optimizer
+        The optimizer to check.
 
     Raises
     ------
     ValueError
-        It holds parameters that are not the model's, as after the model was loaded or built anew,
-        or none that is trained, or its learning rate is negative or not finite.
+        If the optimizer holds parameters that are not the model's (as after the model was loaded or
+        built anew), it holds none that is trained, or its learning rate is negative or not finite.
     """
     held = [p for group in optimizer.param_groups for p in group["params"]]
     own = {id(parameter) for parameter in model.parameters()}
@@ -220,9 +303,23 @@ def _mean(value: torch.Tensor, accelerator: Accelerator) -> float:
 def predict(
     model: nn.Module, batches: Iterable[Batch], accelerator: Accelerator | None = None
 ) -> np.ndarray:
-    """Logits (n, classes) in the order of the data, each example once, the model in eval mode.
+    """Compute the logits of examples, with the model in eval mode.
 
     With several processes, each computes its share and all get the whole.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model.
+    batches : iterable of Batch
+        Batches that hold each example once.
+    accelerator : accelerate.Accelerator, optional
+        Accelerate's object for several processes. By default a new one is made.
+
+    Returns
+    -------
+    (n, classes) numpy.ndarray of float32
+        The logits, one row per example, in the order of the data.
     """
     accelerator = accelerator or Accelerator()
     model = accelerator.unwrap_model(model)
@@ -250,7 +347,24 @@ def evaluate(
     metric: Callable[[np.ndarray, np.ndarray], float] = balanced_accuracy_score,
     accelerator: Accelerator | None = None,
 ) -> float:
-    """A scikit-learn metric, ``metric(true, predicted)``, of the classes the model predicts."""
+    """Score the classes that a model predicts.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model.
+    batches : Batches
+        Batches that hold each example once, with a column ``labels``.
+    metric : callable, default balanced accuracy
+        A metric of scikit-learn, called as ``metric(true, predicted)``.
+    accelerator : accelerate.Accelerator, optional
+        Accelerate's object for several processes. By default a new one is made.
+
+    Returns
+    -------
+    float
+        The score.
+    """
     predicted = predict(model, batches, accelerator).argmax(-1)
     return float(metric(np.asarray(batches.columns["labels"]), predicted))
 
@@ -274,30 +388,58 @@ def fit(
     progress: bool = True,
     **options,
 ) -> pd.DataFrame:
-    """Train to the end, or until validation stops improving; the best weights are restored.
+    """Train to the end, or until validation stops improving.
+
+    The weights that scored best on the validation data are restored at the end. Without validation
+    the last weights stay.
 
     Parameters
     ----------
-    validation, metric : what to select on; a larger metric is better. Without validation the last
-        weights stay
-    every : steps between validations; by default once an epoch
-    patience : stop after so many validations without a better one (early stopping, 早停)
-    checkpoint : a file, written after each validation, whole or not at all. If it is there,
-        training goes on from it, and gives bit for bit what it would have given without the
-        interruption (with several processes: but for dropout, which each draws for itself). It
-        holds what training changes, not what is frozen
-    identity : what else a run depends on, such as a digest of its texts: a checkpoint with another
-        one is refused. Labels, batches and rates are compared by themselves
-    options : ``schedule``, ``clip``, ``accumulate`` of :func:`steps`
+    model : torch.nn.Module
+        The model to train.
+    loss_fn : Loss
+        A function ``loss_fn(model, batch)`` that returns the mean loss and logs.
+    batches : Batches
+        The training batches of all epochs.
+    optimizer : torch.optim.Optimizer
+        An optimizer of the model's parameters.
+    validation : Batches, optional
+        Batches of the examples to select on.
+    metric : callable, default balanced accuracy
+        A metric of scikit-learn, called as ``metric(true, predicted)``. A larger score is better.
+    every : int, optional
+        Steps between validations. By default there is one per epoch.
+    patience : int, optional
+        Training stops after this many validations without a better score (early stopping, 早停). By
+        default it goes to the end.
+    checkpoint : Path or str, optional
+        A file that is written after each validation, whole or not at all. If it exists, training
+        goes on from it and gives bit for bit what it would have given without the interruption.
+        (With several processes this holds except for dropout, whose random numbers each process
+        draws for itself.) The file holds what training changes, not what is frozen.
+    identity : str, default ""
+        Whatever else the run depends on, such as a digest of its texts. A checkpoint with another
+        identity is refused. Labels, batches and learning rates are compared anyway.
+    accelerator : accelerate.Accelerator, optional
+        Accelerate's object for mixed precision or several processes. By default a new one is made.
+    progress : bool, default True
+        Whether to show a progress bar when training takes longer than five seconds.
+    **options
+        ``schedule``, ``clip`` and ``accumulate`` of :func:`steps`.
 
     Returns
     -------
-    One row per validation: step, epoch, training loss since the last, score, CPU seconds.
+    pandas.DataFrame
+        One row per validation: step, epoch, training loss since the last validation, score (with
+        validation), and CPU seconds.
 
     Raises
     ------
-    ValueError : the checkpoint belongs to another run: other batches, learning rates, or layers
-    TrainingError : the loss is not finite; the checkpoint keeps the last good state
+    ValueError
+        If an argument is out of range, ``patience`` is given without ``validation``, or the
+        checkpoint belongs to a run with other batches, learning rates or layers.
+    TrainingError
+        If the loss is not finite. The checkpoint keeps the last good state.
     """
     accelerator = accelerator or Accelerator()
     if patience is not None and validation is None:

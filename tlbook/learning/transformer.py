@@ -1,8 +1,8 @@
-"""Frozen features as a step of scikit-learn: in a ``Pipeline``, beside other columns, in a grid.
+"""Use frozen features as a step of scikit-learn: in a pipeline, beside other columns, in a grid.
 
-A vector is kept on disk for each text or image, not for each call. So the folds of a
-cross-validation, which show the same texts again and again in other company, cost one pass of the
-encoder, and so does a grid of heads on top of it.
+A vector is kept on disk for each text or image, not for each call. The folds of a cross-validation
+show the same texts again and again in other combinations. So they cost one pass of the encoder, and
+so does a grid of heads on top of it.
 """
 
 import sqlite3
@@ -36,37 +36,39 @@ _ALONE = threading.Lock()
 class FrozenFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Turn texts or images into the features of a pretrained encoder that stays as it is.
 
-    Fitting learns nothing: it looks at the inputs and loads the encoder. So ``transform`` also
-    works without ``fit``, and nothing leaks from a test fold into a training fold. The features are
-    those of :func:`tlbook.learning.features.features`.
+    Fitting learns nothing: it checks the inputs and loads the encoder. So ``transform`` also works
+    without ``fit``, and nothing leaks from a test fold into a training fold. The features are those
+    of :func:`tlbook.learning.features.features`.
 
     Parameters
     ----------
-    encoder : str, Path or encoder, default="minilm-l6"
-        A handle, as :func:`tlbook.sources.pretrained.load` takes it, or what it returned. Equal handles
-        share one model in memory, so do not train it: give a folder or load your own for that.
+    encoder : str, Path or encoder, default "minilm-l6"
+        A handle, as :func:`tlbook.sources.pretrained.load` takes it, or the encoder that it
+        returned. Equal handles share one model in memory, so do not train that model. If you want
+        to train one, give a folder or load your own.
     revision : str, optional
         Branch, tag or commit of a handle on the Hugging Face Hub.
     pool : {"mean", "cls"}, optional
-        How a handle's text encoder makes one vector of its tokens'; by default as its files say.
+        How a handle's text encoder turns the vectors of the tokens into one. By default its files
+        decide.
     normalize : bool, optional
-        Whether a handle's text encoder scales vectors to length one; by default as its files say.
+        Whether a handle's text encoder scales vectors to length one. By default its files decide.
     batch_size : int, optional
-        Images in a batch, or texts of 32 tokens; by default what is fastest on a CPU.
-    cache : bool, default=True
-        Whether to keep the vectors on disk. Kept are vectors and hashes, not the texts.
-    progress : bool, default=False
-        Whether to show a bar when the work takes longer than five seconds.
+        Images in a batch, or texts of 32 tokens. By default it is what is fastest on a CPU.
+    cache : bool, default True
+        Whether to keep the vectors on disk. Only vectors and hashes are kept, not the texts.
+    progress : bool, default False
+        Whether to show a progress bar when the work takes longer than five seconds.
 
     Attributes
     ----------
     n_features_in_ : int
-        1, the column of texts; absent for images.
-    feature_names_in_ : ndarray of shape (1,)
-        The name of the column, where ``fit`` saw a table.
+        1, for the column of texts. It is absent for images.
+    feature_names_in_ : (1,) numpy.ndarray of str
+        The name of the column, if ``fit`` saw a table.
     fingerprint_ : str
-        A hash of the encoder that ``fit`` saw. ``transform`` refuses one with other weights, as
-        what was trained on top would not fit to it.
+        A hash of the encoder that ``fit`` saw. ``transform`` refuses an encoder with other weights,
+        because what was trained on top would not fit it.
     encoder_ : TextEncoder, ImageEncoder or SavedModelEncoder
         The loaded encoder.
 
@@ -74,7 +76,7 @@ class FrozenFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     -----
     Texts come as a list, a one-dimensional array, a Series, or a table or array with one column.
     Images come as a uint8 array of shape (n, height, width, 3). A pickle holds the handle and no
-    weights; where it is opened, the encoder is loaded from the handle.
+    weights. Where it is opened, the encoder is loaded from the handle.
 
     Examples
     --------
@@ -111,21 +113,22 @@ class FrozenFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
 
         Parameters
         ----------
-        X : list, array, Series or table of shape (n,) or (n, 1), or array (n, height, width, 3)
-            Texts, or images of uint8.
+        X : (n,) or (n, 1) sequence of str, or (n, height, width, 3) numpy.ndarray of uint8
+            Texts (a list, array, Series or table), or images.
         y : None
-            Ignored.
+            It has no effect; scikit-learn passes it.
 
         Returns
         -------
         FrozenFeatures
+            The object itself.
 
         Raises
         ------
         ValueError
-            The inputs are not what the encoder takes, or a parameter is wrong.
+            If the inputs are not what the encoder takes, or a parameter is wrong.
         FileNotFoundError
-            There is no such encoder, or it is on a hub that cannot be reached.
+            If there is no such encoder, or it is on a hub that cannot be reached.
         """
         column = _is_column(X)
         if column:
@@ -144,20 +147,21 @@ class FrozenFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
 
         Parameters
         ----------
-        X : list, array, Series or table of shape (n,) or (n, 1), or array (n, height, width, 3)
-            Texts, or images of uint8.
+        X : (n,) or (n, 1) sequence of str, or (n, height, width, 3) numpy.ndarray of uint8
+            Texts (a list, array, Series or table), or images.
 
         Returns
         -------
-        (n, d) array of float32
+        (n, d) numpy.ndarray of float32
+            The features, one row per text or image.
 
         Raises
         ------
         ValueError
-            The inputs are not what the encoder takes, or it has other weights than the one that
-            ``fit`` saw.
+            If the inputs are not what the encoder takes, or it has other weights than the encoder
+            that ``fit`` saw.
         FileNotFoundError
-            There is no such encoder, or it is on a hub that cannot be reached.
+            If there is no such encoder, or it is on a hub that cannot be reached.
         """
         if _is_column(X):
             _texts(X)
@@ -177,6 +181,13 @@ class FrozenFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
 
     @property
     def encoder_(self) -> "Encoder":
+        """Return the encoder, which is loaded first if necessary.
+
+        Returns
+        -------
+        TextEncoder, ImageEncoder or SavedModelEncoder
+            The loaded encoder.
+        """
         return self._ready()[0]
 
     def _ready(self) -> tuple["Encoder", str]:

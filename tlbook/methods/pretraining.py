@@ -243,8 +243,8 @@ def pretrain(
         raise ValueError(f"images must be square, not {side} x {width_of_images} pixels")
     if chosen and needs_whole(chosen.loss(seed)) and n % batch_size == 1:
         raise ValueError(
-            f"{method} compares the images of a batch, and of {n} images in batches of {batch_size} "
-            "the last would hold a single one: choose another batch_size"
+            f"{method} compares the images of a batch, and of {n} images in batches of "
+            f"{batch_size} the last would hold a single one: choose another batch_size"
         )
     classes = 0
     if labels is not None:

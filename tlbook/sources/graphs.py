@@ -1,18 +1,18 @@
-"""What the graph of a SavedModel would do, found out before TensorFlow loads it.
+"""Find out what the graph of a SavedModel would do before TensorFlow loads it.
 
 A SavedModel is a program of TensorFlow's operations, and some of them write files, read them, or
 call Python. Its functions run when it is loaded (those that fill its tables) and when it is called.
-:func:`check` reads the program without running it, and lets only those operations pass that turn
-tensors into tensors or keep variables, tables and random states: ``operations.toml`` lists them.
+:func:`check` reads the program without running it. It lets only those operations pass that turn
+tensors into tensors or keep variables, tables and random states; ``operations.toml`` lists them.
 Three cases are looked at more closely:
 
-- the operations that save and restore checkpoints may stand in the two functions that TensorFlow
-  writes into each SavedModel for that, and these must not be called by any other;
-- tables may be filled from files, if these are the SavedModel's own, in its folder ``assets``;
+- The operations that save and restore checkpoints may stand in the two functions that TensorFlow
+  writes into each SavedModel for that. No other function may call these two.
+- Tables may be filled from files, if these are the SavedModel's own, in its folder ``assets``.
 - SavedModels of TensorFlow 1 are refused, since their graph runs as a whole when it is loaded.
 
-It guards against programs that do what they should not, not against faults inside of TensorFlow's
-operations.
+The check guards against programs that do what they should not, not against faults inside
+TensorFlow's operations.
 """
 
 import functools
@@ -29,12 +29,18 @@ CALLS = {"PartitionedCall", "StatefulPartitionedCall"}
 
 
 class GraphError(ValueError):
-    """A SavedModel is not loaded; the message says why and how to load it all the same."""
+    """Report why a SavedModel is not loaded, and how to load it all the same."""
 
 
 @functools.cache
 def operations() -> frozenset[str]:
-    """The operations that any function of a SavedModel may use."""
+    """Return the operations that any function of a SavedModel may use.
+
+    Returns
+    -------
+    frozenset of str
+        Names of the operations, from ``operations.toml``.
+    """
     table = tomllib.loads(Path(__file__).with_name("operations.toml").read_text(encoding="utf-8"))
     lists = [table["stateless"], *table["stateful"].values()]
     return frozenset(name for names in lists for name in names.split())
@@ -45,12 +51,14 @@ def check(folder: Path) -> None:
 
     Parameters
     ----------
-    folder : with its ``saved_model.pb``
+    folder : pathlib.Path
+        The folder with its ``saved_model.pb``.
 
     Raises
     ------
-    GraphError : it is damaged or of TensorFlow 1, uses an operation that is not listed, or a file
-        that is not its own
+    GraphError
+        If the SavedModel is damaged or of TensorFlow 1, or uses an operation that is not listed or
+        a file that is not its own.
     """
     from google.protobuf.message import DecodeError
     from tensorflow.core.protobuf import saved_model_pb2

@@ -1,4 +1,4 @@
-"""Where a pretrained model comes from: a packaged name, a local folder, or one of the two hubs.
+"""Find the files of a pretrained model: packaged, in a local folder, or on one of two hubs.
 
 A handle is tried in this order:
 
@@ -7,8 +7,9 @@ A handle is tried in this order:
 - an address of TensorFlow Hub or of Kaggle Models, "https://tfhub.dev/google/nnlm-en-dim128/2";
 - the id of a model on the Hugging Face Hub, "bert-base-uncased" or "owner/name".
 
-What a hub gave once is in its own cache, and used from there without asking the network. Torch is
-not imported here, TensorFlow only where a SavedModel is found, whose graph is checked first.
+What a hub gave once is in its own cache, and is used from there without asking the network. This
+module does not import torch. It imports TensorFlow only where a SavedModel is found, whose graph is
+checked first.
 """
 
 import hashlib
@@ -42,23 +43,30 @@ TOKENIZERS = (
 
 
 def folder(handle: str | Path, revision: str | None = None) -> Path:
-    """The local folder with the files of a model, fetched first if they are not there.
+    """Return the local folder with the files of a model, which are fetched if they are not there.
 
     Parameters
     ----------
-    handle : see above
-    revision : branch, tag or commit, of an id on the Hugging Face Hub only
+    handle : str or Path
+        A packaged name, a folder, an address or an id, tried in the order above.
+    revision : str, optional
+        Branch, tag or commit, for an id on the Hugging Face Hub only.
+
+    Returns
+    -------
+    pathlib.Path
+        The folder.
 
     Raises
     ------
     FileNotFoundError
-        There is no such model, or it is on a hub that cannot give it. The message says why, which
-        packaged model can take its place, and how to fetch it ahead.
+        If there is no such model, or it is on a hub that cannot give it. The message says why,
+        which packaged model can take its place, and how to fetch it ahead.
     ValueError
-        A revision was given for something that has none; or it is a SavedModel that does more than
-        compute, see :func:`tlbook.sources.graphs.check`.
+        If a revision is given for something that has none, or it is a SavedModel that does more
+        than compute; see :func:`tlbook.sources.graphs.check`.
     tlbook.sources.assets.AssetError
-        A packaged model that cannot be fetched.
+        If it is a packaged model that cannot be fetched.
     """
     place = _folder(handle, revision)
     if (place / "saved_model.pb").is_file():
@@ -164,9 +172,15 @@ def _check(file: Path) -> None:
 
 
 def tensorflow_hub_cache() -> Path:
-    """Where TensorFlow Hub keeps models: ``$TFHUB_CACHE_DIR``, else a folder in the book's cache.
+    """Return the folder where TensorFlow Hub keeps models.
 
-    The library's own default is the system's temporary folder, which does not last.
+    This is ``$TFHUB_CACHE_DIR``, or else a folder in the book's cache, which is then set for the
+    library too. The library's own default is the system's temporary folder, which does not last.
+
+    Returns
+    -------
+    pathlib.Path
+        The folder. It need not exist yet.
     """
     os.environ.setdefault("TFHUB_CACHE_DIR", str(cache.folder() / "tfhub"))
     return Path(os.environ["TFHUB_CACHE_DIR"])
@@ -241,12 +255,29 @@ def _remove_stale_lock(place: Path) -> None:
 
 
 def present(model: Model) -> bool:
-    """Whether the archive of a packaged model is here."""
+    """Return whether the archive of a packaged model is here.
+
+    Parameters
+    ----------
+    model : Model
+        A packaged model.
+
+    Returns
+    -------
+    bool
+        Whether its asset is unpacked in the cache.
+    """
     return assets.folder(assets.table()[model.asset]).is_dir()
 
 
 def cached() -> list[tuple[str, str, int]]:
-    """Handle, revision and bytes of each model in the caches of the two hubs."""
+    """List the models in the caches of the two hubs.
+
+    Returns
+    -------
+    list of tuple of (str, str, int)
+        Handle, revision (empty for TensorFlow Hub) and size in bytes of each model, sorted.
+    """
     found = []
     with suppress(ImportError):
         from huggingface_hub import scan_cache_dir
@@ -268,7 +299,18 @@ def cached() -> list[tuple[str, str, int]]:
 
 
 def bytes_in(place: Path) -> int:
-    """The size of all files in a folder."""
+    """Compute the size of all files in a folder.
+
+    Parameters
+    ----------
+    place : pathlib.Path
+        The folder. Folders inside it count too.
+
+    Returns
+    -------
+    int
+        The size in bytes.
+    """
     return sum(file.stat().st_size for file in place.rglob("*") if file.is_file())
 
 

@@ -1,8 +1,8 @@
-"""A pretrained encoder by handle: packaged name, local folder, or what one of the two hubs has.
+"""Load a pretrained encoder by handle: a packaged name, a local folder, or a model of a hub.
 
-:mod:`tlbook.sources.hubs` finds the files, this module makes a model of them. Weights are read from
-safetensors, or by ``torch.load(weights_only=True)``: no code of such a model is ever executed. A
-SavedModel of TensorFlow is different: it *is* a program, of TensorFlow's operations.
+:mod:`tlbook.sources.hubs` finds the files, and this module makes a model of them. Weights are read
+from safetensors, or by ``torch.load(weights_only=True)``: no code of such a model is ever executed.
+A SavedModel of TensorFlow is different: it *is* a program made of TensorFlow's operations.
 :mod:`tlbook.sources.graphs` reads it first, and refuses one that does more than compute.
 """
 
@@ -35,30 +35,42 @@ def load(
     pool: str | None = None,
     normalize: bool | None = None,
 ) -> TextEncoder | ImageEncoder | SavedModelEncoder:
-    """A pretrained encoder, in eval mode, on the CPU, in float32.
+    """Load a pretrained encoder in eval mode, on the CPU, in float32.
 
     Parameters
     ----------
-    handle : tried in this order
+    handle : str or Path
+        The encoder, tried in this order:
+
         - a packaged name; ``python -m tlbook models`` lists them;
         - a local folder: a text encoder with its tokenizer, as ``save_pretrained`` writes it, or a
           SavedModel;
         - the address of a SavedModel on TensorFlow Hub or Kaggle Models;
         - the id of a text encoder on the Hugging Face Hub, "owner/name".
-    revision : branch, tag or commit, of an id on the Hugging Face Hub only
-    pool, normalize : of a text encoder; see :class:`TextEncoder`. By default what the model's own
-        sentence-transformers files say, else mean pooling without normalization.
+    revision : str, optional
+        Branch, tag or commit, for an id on the Hugging Face Hub only.
+    pool : {"mean", "cls"}, optional
+        How a text encoder turns the vectors of the tokens into one; see :class:`TextEncoder`. By
+        default the model's own sentence-transformers files decide, or it is "mean".
+    normalize : bool, optional
+        Whether a text encoder scales vectors to length one. By default the model's own
+        sentence-transformers files decide, or it does not.
+
+    Returns
+    -------
+    TextEncoder, ImageEncoder or SavedModelEncoder
+        The encoder.
 
     Raises
     ------
     FileNotFoundError
-        No such model, or it is on a hub and the hub cannot be reached.
+        If there is no such model, or it is on a hub that cannot be reached.
     ValueError
-        The model cannot be used: its own code would have to run, weights are missing or are
-        not plain tensors, there is no tokenizer, or its pooling is not known here; or a SavedModel
+        If the model cannot be used: its own code would have to run, weights are missing or are not
+        plain tensors, there is no tokenizer, or its pooling is not known here. Also if a SavedModel
         does not turn a batch of strings or images into vectors, or does more than that.
     tlbook.sources.assets.AssetError
-        A packaged model that cannot be fetched.
+        If it is a packaged model that cannot be fetched.
     """
     name = str(handle)
     place = hubs.folder(handle, revision)
@@ -77,30 +89,41 @@ def classifier(
     seed: int = 0,
     revision: str | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A pretrained text encoder under a new classification head, for fine-tuning; its tokenizer.
+    """Load a pretrained text encoder under a new classification head, for fine-tuning.
 
     The model is what ``AutoModelForSequenceClassification`` builds on the encoder, in eval mode, on
-    the CPU, in float32; called with token ids it gives logits (n, classes). The head is new in any
-    case, also where the checkpoint has one. So is a pooler that the checkpoint lacks. Both depend
-    on the seed alone, and the random state of the caller stays as it is.
+    the CPU, in float32. Called with token ids it gives logits (n, classes). The head is always new,
+    also where the checkpoint has one. So is a pooler that the checkpoint lacks. Both depend on the
+    seed alone, and the random state of the caller stays as it is.
 
     Parameters
     ----------
-    handle, revision : as for :func:`load`
-    classes : the names of the classes, in the order of the logits. They go into the model's
-        configuration, where ``transformers.pipeline`` finds them
-    seed : of the new weights
+    handle : str or Path
+        The text encoder, as for :func:`load`.
+    classes : sequence of str
+        The names of the classes, in the order of the logits. They go into the model's
+        configuration, where ``transformers.pipeline`` finds them.
+    seed : int, default 0
+        Seed of the new weights.
+    revision : str, optional
+        Branch, tag or commit, for an id on the Hugging Face Hub only.
 
     Returns
     -------
-    The model and the tokenizer. ``tokenizer.model_max_length`` is what the model can read, in
-    tokens.
+    model : transformers.PreTrainedModel
+        The model with its new head.
+    tokenizer : transformers.PreTrainedTokenizerBase
+        Its tokenizer. ``tokenizer.model_max_length`` is what the model can read, in tokens.
 
     Raises
     ------
-    FileNotFoundError, tlbook.sources.assets.AssetError : as for :func:`load`
-    ValueError : as for :func:`load`; or the handle is of an image encoder, there are fewer than two
-        classes, or two of one name; or transformers has no classifier on this encoder
+    FileNotFoundError
+        If :func:`load` would raise it.
+    ValueError
+        If :func:`load` would raise it, the handle is of an image encoder, there are fewer than two
+        classes, two classes have the same name, or transformers has no classifier on this encoder.
+    tlbook.sources.assets.AssetError
+        If it is a packaged model that cannot be fetched.
     """
     name, classes = str(handle), [str(label) for label in classes]
     if len(classes) < 2 or len(set(classes)) < len(classes):
