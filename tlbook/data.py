@@ -406,8 +406,8 @@ def _hold_out(
     distinct_groups = len(np.unique(data.groups[rows]))
     if distinct_groups < folds:
         raise ValueError(
-            f"{data.name}: {distinct_groups} groups cannot be split into {folds} parts, of which one "
-            "is held out: a larger share, a finer grouping, or more data"
+            f"{data.name}: {distinct_groups} groups cannot be split into {folds} parts, of which "
+            "one is held out: a larger share, a finer grouping, or more data"
         )
     grouped = distinct_groups < len(rows)
     folder = StratifiedGroupKFold if grouped else StratifiedKFold

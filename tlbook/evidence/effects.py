@@ -144,8 +144,8 @@ def _labels(name: str, found: np.ndarray, y: np.ndarray) -> np.ndarray:
         raise ValueError(f"{name} must be (seeds, {len(y)}), got {found.shape}")
     if found.dtype.kind == "f" and y.dtype.kind in "iu":
         raise ValueError(
-            f"{name} are {found.dtype} values such as {found.flat[0]!r:.30}: labels like those of y "
-            "are needed (of probabilities, the argmax)"
+            f"{name} are {found.dtype} values such as {found.flat[0]!r:.30}: labels like those of "
+            "y are needed (of probabilities, the argmax)"
         )
     return found
 

@@ -13,12 +13,22 @@ from safetensors.torch import save
 from torch import nn
 
 from tlbook import code as syntax
-from tlbook.learning import augment, batches, freezing, loop, losses, networks, protocol
+from tlbook.learning import (
+    augment,
+    batches,
+    checkpoint,
+    freezing,
+    loop,
+    losses,
+    networks,
+    protocol,
+)
 from tlbook.sources import cache
 
 #: Return a digest of the code that every training depends on.
 learning_code = syntax.snapshot(
-    augment, batches, freezing, loop, losses, networks, protocol, sys.modules[__name__]
+    *(augment, batches, checkpoint, freezing, loop, losses, networks, protocol),
+    sys.modules[__name__],
 )
 
 
