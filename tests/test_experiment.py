@@ -99,9 +99,9 @@ def test_a_single_run_is_refused():
 def test_shapes_that_do_not_match_are_refused():
     y = np.array([0, 1, 1])
     with pytest.raises(ValueError, match=r"must be \(seeds, 3\)"):
-        balanced_accuracy(y, np.zeros((2, 4)))
+        balanced_accuracy(y, np.zeros((2, 4), int))
     with pytest.raises(ValueError, match="control has shape"):
-        balanced_accuracy(y, np.zeros((2, 3)), np.zeros((3, 3)))
+        balanced_accuracy(y, np.zeros((2, 3), int), np.zeros((3, 3), int))
 
 
 @pytest.mark.parametrize(

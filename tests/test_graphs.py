@@ -14,7 +14,7 @@ from tensorflow.python.client import pywrap_tf_session
 
 import tlbook.keras as tk
 from tests import loopback
-from tlbook.sources import graphs, hubs, savedmodels
+from tlbook.sources import graphs, hubs, ports, savedmodels
 from tlbook.sources.pretrained import load
 
 RAW = tf.raw_ops
@@ -390,7 +390,7 @@ def test_what_the_hub_sends_is_checked_and_not_kept(tmp_path, monkeypatch):
 def test_a_packaged_model_is_not_believed_either(handle, tmp_path, monkeypatch):
     """Somebody may have put another one into the cache."""
     bad = saved(tmp_path / "bad", lambda texts: tf.io.write_file("never", texts[0]))
-    monkeypatch.setattr(savedmodels, "path", lambda model: bad)
+    monkeypatch.setattr(ports, "path", lambda model: bad)
     with pytest.raises(ValueError, match="'WriteFile'"):
         load(handle)
 

@@ -430,7 +430,7 @@ def convnet(ways: int = 3) -> nn.Module:
 @pytest.mark.parametrize("build", [maml, reptile])
 def test_batch_normalization_follows_no_running_statistics(build):
     episodes = Episodes(*images(), ways=3, shots=2, queries=3, number=3, batch_size=2)
-    loss_fn, model = build(F.cross_entropy, steps=2, lr=0.1), convnet()
+    loss_fn, model = build(F.cross_entropy, inner_steps=2, lr=0.1), convnet()
     with pytest.raises(ValueError, match=r"0\.blocks\.0\.1 would update running statistics"):
         next(steps(model, loss_fn, episodes, SGD(model.parameters(), lr=0.1)))
     replace_all_batch_norm_modules_(model)

@@ -115,7 +115,7 @@ def test_activations_pass_through_what_wraps_a_model():
     model, x = MLP([3, 5, 2]), torch.randn(6, 3)
     _, (found,) = activations(DataParallel(model), {"x": x}, ["1"])
     assert torch.equal(found, model[1](model[0](x)))
-    with pytest.raises(ValueError, match=r"use tlbook\.networks\.WithAuxiliary"):
+    with pytest.raises(ValueError, match=r"use tlbook\.learning\.networks\.WithAuxiliary"):
         auxiliary_of(DataParallel(WithAuxiliary(model, model)))
 
 
@@ -165,7 +165,7 @@ def test_joint_is_the_sum_of_both_losses(weight, now):
         with pytest.raises(ValueError, match="must not be negative"):
             joint(target=classification(), source=classification(), weight=negative)(model, batch)
     del batch["progress"]
-    with pytest.raises(ValueError, match=r"use tlbook\.training\.Pairs"):
+    with pytest.raises(ValueError, match=r"use tlbook\.learning\.batches\.Pairs"):
         joint(target=classification(), source=classification(), weight=lambda progress: 1)(
             model, batch
         )

@@ -103,7 +103,7 @@ def test_features_of_a_saved_model(glove):
     found = features(glove, texts, cache=False)
     np.testing.assert_allclose(found, np.tile(glove.embed(np.array(TEXTS, object)), (20, 1)))
     assert found.shape == (80, glove.dimension) == (80, 50)
-    with pytest.raises(ValueError, match="Text 1 is not a string"):
+    with pytest.raises(ValueError, match="row 1 is not a string"):
         features(glove, ["a", 2])
     with pytest.raises(ValueError, match="pool and normalize"):
         load("glove-50d", pool="mean")

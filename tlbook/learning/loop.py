@@ -460,7 +460,7 @@ def fit(
     known = [
         found.columns["labels"]
         for found in (batches, validation)
-        if found is not None and "labels" in found.columns
+        if "labels" in getattr(found, "columns", ())
     ]
     run["content"] = digest(identity, *map(np.asarray, known))
     state = State(run)
