@@ -41,7 +41,7 @@ quick: $(READY) ## run the tests without those marked slow (over ten seconds eac
 # FUZZ=1000: so many cases of each invariant; the default takes about ten minutes
 FUZZ ?= 1500
 fuzz: $(READY) ## try the checks of arguments and the splits on random input, for about ten minutes
-	@FUZZ=$(FUZZ) $(PY) -m pytest tests/test_fuzz.py --numprocesses=2 --dist=load
+	@FUZZ=$(FUZZ) $(PY) -m pytest tests/test_fuzz.py --numprocesses=2 --dist=load --hypothesis-show-statistics
 
 check: $(READY) ## lint, formatting, exported notebooks, links, ids, form of the ledger, pages
 	@$(PY) -m ruff check .
