@@ -78,8 +78,13 @@ def test_only_what_a_change_concerns_is_stale(tmp_path, monkeypatch):
         ("tlbook/one.py", "1", "2", fresh | {"a": "tlbook/one.py changed"}),
         ("tlbook/two.py", "1", "2", fresh | {"b": "tlbook/two.py changed"}),
         ("tlbook/three.py", "1", "2", fresh),
-        ("tlbook/assets.py", "import", " import", fresh | {"b": "tlbook/assets.py changed"}),
-        ("tlbook/assets.toml", "description", "text", fresh),  # only the rows used matter
+        (
+            "tlbook/sources/assets.py",
+            "import",
+            " import",
+            fresh | {"b": "tlbook/sources/assets.py changed"},
+        ),
+        ("tlbook/sources/assets.toml", "description", "text", fresh),  # only the rows used matter
         ("results/x.json", "1", "2", fresh | {"a": "results/x.json changed"}),
         ("chapters/a.md", "# A", "# Another title", fresh),
         ("chapters/a.md", "import one", "import two", fresh | {"a": "new code"}),
