@@ -19,7 +19,7 @@ READY := .venv/.installed
 .PHONY: lock assets linkcheck clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 book: $(READY) ## run the chapters that are stale and build the book
 	@$(PY) -m tools.build $(if $(OUTPUTS),--outputs '$(OUTPUTS)') \

@@ -250,7 +250,8 @@ def run(args: argparse.Namespace, accelerator: Accelerator) -> None:
             tokenized(tokenizer, data.x[chosen], data.y[chosen], length) for chosen in rows
         )
         known = model.get_input_embeddings().num_embeddings
-        if (largest := max(max(ids) for ids in train["input_ids"])) >= known:
+        texts = [ids for part in (train, validation, test) for ids in part["input_ids"]]
+        if (largest := max(map(max, texts))) >= known:
             raise Refused(
                 f"{args.model}: its tokenizer gives token {largest}, but it has {known} "
                 "embeddings: its files do not belong together"
@@ -307,12 +308,8 @@ def run(args: argparse.Namespace, accelerator: Accelerator) -> None:
 
     predicted = predict(model, test, accelerator).argmax(-1)  # the one look at the test rows
     if accelerator.is_main_process:
-        y, groups = data.y[rows.test], data.groups[rows.test]
         say("Comparing with TF-IDF and logistic regression on the same rows ...")
-        result = {"metric": args.metric, "test": metric(y, predicted)}
-        result |= against(
-            metric, y, predicted, partial(baseline, data, rows, metric, weighted), groups
-        )
+        result = {"metric": args.metric} | judged(data, rows, predicted, metric, weighted)
         say(in_words(result))
         result |= {
             "rows": {name: len(chosen) for name, chosen in rows._asdict().items()},
@@ -332,21 +329,19 @@ def identity(args: argparse.Namespace, data: Dataset, rows: Split) -> str:
     return digest(*options, *content, data.y[rows.validation])
 
 
-def against(
-    metric: Metric,
-    y: np.ndarray,
-    predicted: np.ndarray,
-    control: Callable[[], np.ndarray],
-    groups: np.ndarray,
+def judged(
+    data: Dataset, rows: Split, predicted: np.ndarray, metric: Metric, weighted: bool
 ) -> dict:
-    """The control's score and the difference with its limits; None for what cannot be said."""
+    """The scores on the test rows, their difference and its limits; None for what is unknown."""
+    y, groups = data.y[rows.test], data.groups[rows.test]
+    ours = metric(y, predicted)
     try:
-        theirs = control()
+        control = baseline(data, rows, metric, weighted)
     except ValueError:  # texts without words, such as emoji alone, leave it nothing to count
-        return {"baseline": None, "difference": None}
-    gain = metric(y, predicted) - metric(y, theirs)
-    limits = interval(metric, y, predicted, theirs, groups) or (None, None)
-    return {"baseline": metric(y, theirs), "difference": [gain, *limits]}
+        return {"test": ours, "baseline": None, "difference": None}
+    theirs = metric(y, control)
+    limits = interval(metric, y, predicted, control, groups) or (None, None)
+    return {"test": ours, "baseline": theirs, "difference": [ours - theirs, *limits]}
 
 
 def in_words(result: dict) -> str:
