@@ -39,7 +39,7 @@ quick: $(READY) ## run the tests without those marked slow (over ten seconds eac
 	@$(PY) -m pytest -m "not slow" --numprocesses=2 --dist=loadfile
 
 # FUZZ=1000: so many cases of each invariant; the default takes about ten minutes
-FUZZ ?= 1500
+FUZZ ?= 6000
 fuzz: $(READY) ## try the checks of arguments and the splits on random input, for about ten minutes
 	@FUZZ=$(FUZZ) $(PY) -m pytest tests/test_fuzz.py --numprocesses=2 --dist=load --hypothesis-show-statistics
 
