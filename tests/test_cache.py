@@ -30,7 +30,7 @@ def test_the_folder_is_the_users_choice_or_the_systems(folder, monkeypatch, tmp_
 
 
 def test_digest_is_the_same_in_another_process():
-    code = "import numpy as np; from tlbook import cache; print(cache.digest({}))"
+    code = "import numpy as np; from tlbook.sources import cache; print(cache.digest({}))"
     parts = "'a', b'b', np.arange(3), np.array(['x', 'y'], dtype=object)"
     runs = [
         subprocess.run(
@@ -147,7 +147,7 @@ def test_where_nothing_can_be_stored_the_array_is_returned(monkeypatch, tmp_path
 
 def test_a_full_disk_leaves_nothing_and_the_array_is_returned(folder):
     code = (
-        "import resource, numpy as np; from tlbook import cache\n"
+        "import resource, numpy as np; from tlbook.sources import cache\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))\n"
         "print(cache.array('features', 'k', lambda: np.ones(100_000)).sum())"
     )

@@ -72,7 +72,7 @@ for line in sys.stdin:
 
 #: Waits between attempts are written down instead of waited for.
 NO_NAPS = "time.sleep = naps.append"
-FOLDER = "from tlbook import hubs; from huggingface_hub import snapshot_download"
+FOLDER = "from tlbook.sources import hubs; from huggingface_hub import snapshot_download"
 
 
 @dataclasses.dataclass
@@ -192,7 +192,7 @@ def contents(folder: str | Path) -> dict[str, bytes]:
 LOAD = """
 import hashlib
 from transformers import AutoModel, AutoTokenizer, BertForSequenceClassification
-from tlbook import pretrained
+from tlbook.sources import pretrained
 
 def digest(model):
     weights = sorted(model.state_dict().items())
@@ -647,7 +647,7 @@ def test_a_model_that_cannot_be_fetched(tmp_path):
 TENSORFLOW = """
 import tensorflow as tf
 import tensorflow_hub
-from tlbook import hubs
+from tlbook.sources import hubs
 
 def save(folder, value):
     module = tf.train.Checkpoint(weights=tf.Variable(tf.fill([4], value)))

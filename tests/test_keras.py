@@ -16,7 +16,7 @@ import tensorflow as tf
 import tf_keras
 from scipy.special import softmax
 from sklearn.datasets import load_digits
-from sklearn.metrics import accuracy_score, log_loss
+from sklearn.metrics import balanced_accuracy_score, log_loss
 from tqdm import tqdm
 
 import tlbook.keras as tk
@@ -351,7 +351,7 @@ def test_best_weights_are_restored_and_training_stops(package, digits):
     assert history["score"].iloc[-1] < history["score"].max()
     assert tk.evaluate(model, validation) == history["score"].max()
     predicted = model.predict(validation[0], verbose=0).argmax(1)
-    assert accuracy_score(validation[1], predicted) == history["score"].max()
+    assert balanced_accuracy_score(validation[1], predicted) == history["score"].max()
 
 
 def test_metric_chooses(package, digits):
@@ -409,7 +409,9 @@ def test_models_built_by_their_first_batch(package, digits):
 
 
 def test_bar(digits, monkeypatch, capsys):
-    monkeypatch.setattr(tk, "tqdm", lambda **options: tqdm(**options | {"delay": 0}))
+    monkeypatch.setattr(
+        "tlbook.keras.training.tqdm", lambda **options: tqdm(**options | {"delay": 0})
+    )
     history = tk.fit(dense(keras), digits, epochs=1, progress=False)
     assert list(history["step"]) == [57]
     assert capsys.readouterr().err == ""

@@ -294,7 +294,9 @@ def test_chapters_taken_can_be_run_anyway(tmp_path):
     origin = book(tmp_path / "origin", {}, a=[FOUND.format("float(os.environ['E'])")])
     here = book(tmp_path / "here", {}, a=[FOUND.format("float(os.environ['E'])")])
     for root in (origin, here):
-        shutil.copyfile(CHECKOUT / "tlbook" / "claims.toml", root / "tlbook" / "claims.toml")
+        (root / "tlbook" / "evidence").mkdir(exist_ok=True)
+        claims = Path("tlbook", "evidence", "claims.toml")
+        shutil.copyfile(CHECKOUT / claims, root / claims)
     time.sleep(0.05)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("E", "0.1")
