@@ -370,6 +370,8 @@ def reserved(out: Path, main: bool) -> Iterator[Path]:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise Refused(f"{out} is there and not empty: name another --out, or remove it")
     part = out.with_name(f".{out.name}.part")
+    if part.exists() and any(part.iterdir()) and not (part / "process").exists():
+        raise Refused(f"{part} holds the model of an earlier run: move it, or name another --out")
     if not main:
         yield part
         return

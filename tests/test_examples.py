@@ -594,6 +594,11 @@ def test_a_folder_that_fills_during_training_does_not_cost_the_model(
     )
     assert "model.safetensors" in names(tmp_path / ".out.part")
     assert names(tmp_path / "out") == {"thesis.txt"}
+    (tmp_path / "out" / "thesis.txt").rename(tmp_path / "thesis.txt")  # and then the same again
+    refused(
+        capsys, "holds the model of an earlier run", *command(folder, tmp_path / "out", epochs=1)
+    )
+    assert "model.safetensors" in names(tmp_path / ".out.part")
     message = "--checkpoint is inside of --out"
     inside = tmp_path / "new" / "run.safetensors"
     refused(capsys, message, *command(folder, tmp_path / "new", checkpoint=inside))
