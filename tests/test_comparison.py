@@ -438,6 +438,11 @@ def test_worth_beyond_the_curve_is_its_end():
     assert (high.low, high.high) == pytest.approx((64, 64))
 
 
+def test_a_plateau_holds_in_spite_of_rounding():
+    curve = np.array([0.8, 0.8, 0.9])
+    assert comparison._reached(0.8 + 1e-15, curve, np.array([1.0, 2.0, 3.0])) == 1.0
+
+
 def test_worth_on_a_plateau_is_its_left_end():
     """``np.interp`` would give the right one, and so favor the arm."""
     flat = worth_of((1.0, 0, 0), (1.0, 1.0, 1.0))
