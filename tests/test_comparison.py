@@ -166,8 +166,19 @@ def test_an_estimator_learns_of_the_labeled_rows_alone(task):
     head = LogisticRegression().fit(scaled.transform(x[train]), y[train])
     expected = head.predict(scaled.transform(x[test]))
     np.testing.assert_array_equal(arm(train, test, 0), expected)
-    arm(np.arange(50, 90), test, 1)  # what came between is forgotten
-    np.testing.assert_array_equal(arm(train, test, 0), expected)
+
+
+def test_an_estimator_starts_anew_in_each_run(task):
+    """Also one that would go on where it stopped, or that the reader changes later."""
+    labeled, x = task
+    train, test = np.arange(20), np.arange(100, 200)
+    forest = RandomForestClassifier(3, random_state=0, warm_start=True)
+    arm = estimator_arm(forest, x, labeled.y)
+    forest.set_params(max_depth=1, random_state=1)
+    alone = RandomForestClassifier(3, random_state=0).fit(x[train], labeled.y[train])
+    for rows in (train, np.arange(50, 90), train):
+        found = arm(rows, test, 0)
+    np.testing.assert_array_equal(found, alone.predict(x[test]))
 
 
 def test_an_estimator_s_random_numbers_are_its_own(task):
