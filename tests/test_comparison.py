@@ -3,13 +3,20 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
+from scipy import sparse
 from scipy.stats import norm
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from tlbook import data
 from tlbook.evidence import comparison, recording
-from tlbook.evidence.comparison import Comparison, compare
+from tlbook.evidence.comparison import Comparison, compare, estimator_arm
 from tlbook.evidence.effects import Effect, balanced_accuracy, episode_accuracy
 from tlbook.evidence.recording import recorded
 
@@ -133,6 +140,83 @@ def nearest_mean(x, y):
         return ((x[test, None] - means) ** 2).sum(-1).argmin(1)
 
     return arm
+
+
+def test_an_estimator_s_arm_is_the_arm_written_out(task):
+    labeled, x = task
+
+    def written_out(train, test, seed):
+        return LogisticRegression().fit(x[train], labeled.y[train]).predict(x[test])
+
+    estimator = LogisticRegression()
+    arms = {"out": written_out, "short": estimator_arm(estimator, x, labeled.y)}
+    for jobs in (1, 2):  # also in processes of its own
+        result = compare(arms, labeled, **parts(labeled), budgets=[2, 8], seeds=[0, 1], jobs=jobs)
+        np.testing.assert_array_equal(*result.predictions.values())
+    assert not hasattr(estimator, "coef_")  # the reader's own is left as it was
+
+
+def test_an_estimator_learns_of_the_labeled_rows_alone(task):
+    """Scaled by all rows, the few would be classified in another way."""
+    labeled, x = task
+    x, y = x * np.arange(1, 201)[:, None], labeled.y
+    train, test = np.arange(8), np.arange(100, 200)
+    arm = estimator_arm(make_pipeline(StandardScaler(), LogisticRegression()), x, y)
+    scaled = StandardScaler().fit(x[train])
+    head = LogisticRegression().fit(scaled.transform(x[train]), y[train])
+    expected = head.predict(scaled.transform(x[test]))
+    np.testing.assert_array_equal(arm(train, test, 0), expected)
+
+
+def test_an_estimator_starts_anew_in_each_run(task):
+    """Also one that would go on where it stopped, or that the reader changes later."""
+    labeled, x = task
+    train, test = np.arange(20), np.arange(100, 200)
+    forest = RandomForestClassifier(3, random_state=0, warm_start=True)
+    arm = estimator_arm(forest, x, labeled.y)
+    forest.set_params(max_depth=1, random_state=1)
+    alone = RandomForestClassifier(3, random_state=0).fit(x[train], labeled.y[train])
+    for rows in (np.arange(50, 90), train):
+        found = arm(rows, test, 0)
+    np.testing.assert_array_equal(found, alone.predict(x[test]))
+
+
+def test_an_estimator_s_random_numbers_are_its_own(task):
+    labeled, x = task
+    rows = np.arange(20), np.arange(100, 200)
+    fixed = estimator_arm(RandomForestClassifier(3, random_state=0), x, labeled.y)
+    np.testing.assert_array_equal(fixed(*rows, 0), fixed(*rows, 1))
+    free = estimator_arm(RandomForestClassifier(3), x, labeled.y)
+    assert (free(*rows, 0) != free(*rows, 0)).any()
+
+
+def test_an_estimator_takes_whatever_has_rows(task):
+    """Tables and sparse matrices by position, lists and arrays of texts."""
+    labeled, x = task
+    rows = np.arange(100, 150), np.arange(20)
+    expected = estimator_arm(LogisticRegression(), x, labeled.y)(*rows, 0)
+    table = pd.DataFrame(x, index=np.arange(200)[::-1])  # its labels are no positions
+    for same in (table, sparse.csr_array(x), x.tolist()):
+        arm = estimator_arm(LogisticRegression(), same, labeled.y)
+        np.testing.assert_array_equal(arm(*rows, 0), expected)
+    words = make_pipeline(CountVectorizer(), LogisticRegression())
+    texts = np.array([f"good {i}" if y else f"bad {i}" for i, y in enumerate(labeled.y)], object)
+    for same in (texts, texts.tolist()):
+        found = estimator_arm(words, same, labeled.y)(*rows, 0)
+        np.testing.assert_array_equal(found, labeled.y[rows[1]])
+
+
+@pytest.mark.parametrize("estimator", [LogisticRegression, StandardScaler(), "svm", lambda: 0])
+def test_what_does_not_predict_is_no_arm(estimator):
+    with pytest.raises(ValueError, match="must be a scikit-learn estimator with fit and predict"):
+        estimator_arm(estimator, np.zeros((3, 1)), np.zeros(3, int))
+
+
+@pytest.mark.parametrize("x", [np.zeros((3, 1)), sparse.csr_array((3, 1)), ["a", "b", "c"]])
+def test_an_arm_needs_a_label_for_each_row(x):
+    for y in (np.zeros(2, int), np.zeros((3, 1), int)):
+        with pytest.raises(ValueError, match="x has 3 rows and y the shape"):
+            estimator_arm(LogisticRegression(), x, y)
 
 
 def test_compare_pairs_the_arms(task):

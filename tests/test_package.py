@@ -45,6 +45,7 @@ def test_importing_the_package_is_cheap():
     [
         *("data", "sources.assets", "sources.hubs", "sources.texts", "evidence.comparison"),
         *("evidence.claims", "evidence.plots", "methods.weighting", "methods.selection"),
+        "methods.adaptation",
     ],
 )
 def test_modules_without_networks_load_no_framework(module):

@@ -8,11 +8,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import PolynomialFeatures
 
 from tlbook.methods.selection import (
-    Choice,
     choose,
     dev_risk,
     entropy_risk,
     importance_weighted_risk,
+    take_chosen,
 )
 from tlbook.methods.weighting import density_ratio
 
@@ -110,27 +110,35 @@ def test_what_is_no_distribution_is_refused(p):
         entropy_risk(p)
 
 
-def test_choose_names_both_choices_and_what_lies_between():
-    scores = {"source only": 0.6, "weighted": 0.75, 0.1: 0.8}
-    assert choose({"source only": 3, "weighted": 1, 0.1: 2}, scores) == Choice(
-        "weighted", 0.1, pytest.approx(0.05)
-    )
-    assert choose({"source only": 3, "weighted": 2, 0.1: -1}, scores) == Choice(0.1, 0.1, 0)
-    assert choose({"a": 1, "b": 1}, {"b": 0.5, "a": 0.5}) == Choice("a", "a", 0)
+def test_each_seed_chooses_for_itself_and_the_first_of_equals():
+    risks = {"source only": [3, 1, 2], ("CORAL", 0.5): [1, 1, 2], 0.1: [2, 0.5, 2]}
+    assert choose(risks) == [("CORAL", 0.5), 0.1, "source only"]
+
+
+def test_taken_is_each_seed_s_run_of_its_own_choice():
+    runs = {"a": np.array([[0, 0], [1, 1], [2, 2]]), "b": np.array([[10, 10], [11, 11], [12, 12]])}
+    assert take_chosen(runs, ["b", "a", "b"]).tolist() == [[10, 10], [1, 1], [12, 12]]
 
 
 @pytest.mark.parametrize(
-    ("risks", "scores", "message"),
+    ("risks", "message"),
     [
-        ({}, {}, "same candidates"),
-        ({"a": 1}, {"b": 1}, "same candidates"),
-        ({"a": np.nan}, {"a": 1}, "must be finite"),
-        ({"a": 1}, {"a": np.inf}, "must be finite"),
+        ({}, "one risk for each seed"),
+        ({"a": [1, 2], "b": [1]}, "one risk for each seed"),
+        ({"a": 1}, "one risk for each seed"),
+        ({"a": [np.nan, 1], "b": [1, 1]}, "must be finite"),
     ],
 )
-def test_choosing_among_nothing_is_refused(risks, scores, message):
+def test_choosing_among_nothing_is_refused(risks, message):
     with pytest.raises(ValueError, match=message):
-        choose(risks, scores)
+        choose(risks)
+
+
+def test_choices_of_other_seeds_or_candidates_are_refused():
+    with pytest.raises(ValueError, match="1 choices, but 'a' has 2 seeds"):
+        take_chosen({"a": [1, 2]}, ["a"])
+    with pytest.raises(KeyError, match="b"):
+        take_chosen({"a": [1, 2]}, ["a", "b"])
 
 
 @pytest.mark.parametrize("target", [TARGET, SOURCE], ids=["shift", "no shift"])
@@ -145,10 +153,10 @@ def test_weighted_validation_chooses_for_the_target(target, seed):
     squares = PolynomialFeatures(2, include_bias=False).fit_transform(x[:, None])
     ratios = density_ratio(squares[is_source], squares[~is_source], estimator=LogisticRegression())
     losses = {name: (predicted != y)[is_source] for name, predicted in models.items()}
-    scores = {name: np.mean((predicted == y)[~is_source]) for name, predicted in models.items()}
-    by_source = choose({name: loss.mean() for name, loss in losses.items()}, scores)
-    assert by_source.chosen == "left"
-    assert by_source.gap > 0.3 or target is SOURCE
+    wrong = {name: np.mean((predicted != y)[~is_source]) for name, predicted in models.items()}
+    assert choose({name: [loss.mean()] for name, loss in losses.items()}) == ["left"]
+    assert wrong["left"] > wrong["right"] + 0.3 or target is SOURCE
     for risk in (importance_weighted_risk, dev_risk):
-        choice = choose({name: risk(loss, ratios) for name, loss in losses.items()}, scores)
-        assert choice == Choice(*["right" if target is TARGET else "left"] * 2, 0)
+        chosen = choose({name: [risk(loss, ratios)] for name, loss in losses.items()})
+        assert chosen == choose({name: [share] for name, share in wrong.items()})
+        assert chosen == ["right" if target is TARGET else "left"]

@@ -30,7 +30,7 @@ HOMES = {
     "learning.prefix": "frozen_prefix",
     "learning.transformer": "FrozenFeatures",
     "evidence.claims": "finding keep_table method record say",
-    "evidence.comparison": "compare",
+    "evidence.comparison": "compare estimator_arm",
     "evidence.effects": "Effect balanced_accuracy episode_accuracy",
     "evidence.recording": "recorded",
     "evidence.wording": "in_words",

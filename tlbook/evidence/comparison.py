@@ -3,6 +3,7 @@
 An *arm* is a way to solve the task: a function ``arm(train, test, seed)`` that gets the positions
 of the labeled rows and of the test rows, and returns a predicted label for each test row. Every arm
 sees the same rows with the same seeds, so arms differ by the method and by nothing else.
+:func:`estimator_arm` makes one of a scikit-learn estimator.
 """
 
 import time
@@ -13,6 +14,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed
+from sklearn.base import BaseEstimator, clone
+from sklearn.utils import _safe_indexing
 from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
@@ -23,6 +26,50 @@ from tlbook.evidence.effects import Effect, balanced_accuracy, pigeonhole_interv
 #: (labeled rows, test rows, seed) -> predicted labels, or (predicted labels, CPU seconds) of an arm
 #: that times its training alone.
 Arm = Callable[[np.ndarray, np.ndarray, int], np.ndarray | tuple[np.ndarray, float]]
+
+
+def estimator_arm(estimator: BaseEstimator, x: Sequence | np.ndarray, y: np.ndarray) -> Arm:
+    """Make an arm that trains a scikit-learn estimator on the labeled rows alone.
+
+    Each call fits a new copy, so no run sees what another one learned. The seed of a run chooses
+    its labeled rows; random numbers of the estimator come from its own ``random_state``.
+
+    Parameters
+    ----------
+    estimator : sklearn.base.BaseEstimator
+        Estimator with ``fit`` and ``predict``, such as a classifier or a pipeline.
+    x : (n, ...) array-like, sparse matrix or pandas.DataFrame
+        Inputs of all examples: texts, images or features that were computed without labels.
+    y : (n,) array-like of int
+        Labels of all examples.
+
+    Returns
+    -------
+    Arm
+        Function of labeled rows, test rows and seed that returns a label for each test row.
+
+    Raises
+    ------
+    ValueError
+        If ``estimator`` is not an estimator that predicts, or there are not as many labels as
+        inputs.
+    """
+    methods = ("fit", "predict", "get_params")
+    if isinstance(estimator, type) or not all(hasattr(estimator, name) for name in methods):
+        raise ValueError(
+            f"estimator={estimator!r:.60} must be a scikit-learn estimator with fit and predict, "
+            "such as LogisticRegression() with its parentheses"
+        )
+    n, y = x.shape[0] if hasattr(x, "shape") else len(x), np.asarray(y)
+    if y.shape != (n,):
+        raise ValueError(f"x has {n} rows and y the shape {y.shape}: one label for each is needed")
+    template = clone(estimator)
+
+    def arm(train: np.ndarray, test: np.ndarray, seed: int) -> np.ndarray:
+        model = clone(template).fit(_safe_indexing(x, train), y[train])
+        return model.predict(_safe_indexing(x, test))
+
+    return arm
 
 
 @dataclass(frozen=True)

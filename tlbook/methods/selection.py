@@ -2,13 +2,13 @@
 
 Adaptation is for targets without labels, so its settings (lambda, epochs, the method itself) must
 be chosen without them, too. The criteria here need only labeled source examples that were not
-trained on, and the target's x. Each criterion is a risk: smaller is better. :func:`choose` tells
-how much such a choice costs, compared with that of an oracle that sees the target's labels
-(Musgrave et al. 2021, arXiv 2111.15672).
+trained on, and the target's x. Each criterion is a risk: smaller is better. :func:`choose` lets
+each seed choose by such risks, and :func:`take_chosen` gives what the seeds chose. How much the
+choice costs, an oracle that sees the target's labels can tell (Musgrave et al. 2021, arXiv
+2111.15672): its risk is another mapping for :func:`choose`.
 """
 
-from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
 
@@ -111,58 +111,64 @@ def entropy_risk(probabilities: np.ndarray, *, diversity: float = 0.0) -> float:
     return float(_entropy(p).mean() - diversity * _entropy(p.mean(0)))
 
 
-@dataclass(frozen=True)
-class Choice:
-    """Hold the candidate chosen without labels, and the one that the oracle would choose.
-
-    Attributes
-    ----------
-    chosen : hashable
-        Candidate of smallest risk.
-    oracle : hashable
-        Candidate of largest score on target labels.
-    gap : float
-        Score of the oracle's candidate minus that of the chosen one, in units of the score. This is
-        the cost of having no labels. It is 0 where both agree.
-    """
-
-    chosen: Hashable
-    oracle: Hashable
-    gap: float
-
-
-def choose(risks: Mapping[Hashable, float], scores: Mapping[Hashable, float]) -> Choice:
-    """Choose the candidate of smallest risk, and compare it with that of the largest score.
+def choose(risks: Mapping[Hashable, Sequence[float]]) -> list[Hashable]:
+    """Choose the candidate of smallest risk, for each seed by itself.
 
     Where candidates are equal, the first is taken.
 
     Parameters
     ----------
-    risks : mapping of hashable to float
-        For each candidate (a name, a value of lambda), a criterion that needs no labels. Smaller is
-        better.
-    scores : mapping of hashable to float
-        For the same candidates, the score on target labels. Larger is better. Only the oracle and
-        the gap depend on it.
+    risks : mapping of hashable to (seeds,) array-like
+        For each candidate (a name, a value of lambda) its risk with each seed. Smaller is better.
 
     Returns
     -------
-    Choice
-        Both candidates, and the gap between their scores.
+    list of hashable
+        The candidate that each seed chooses.
 
     Raises
     ------
     ValueError
-        If there are no candidates, the candidates differ, or a number is not finite.
+        If there are no candidates, they differ in the number of seeds, or a risk is not finite.
     """
-    if not risks or risks.keys() != scores.keys():
-        raise ValueError(
-            f"risks and scores must be of the same candidates, not {list(risks)} and {list(scores)}"
-        )
-    if not np.isfinite([*risks.values(), *scores.values()]).all():
-        raise ValueError(f"risks {dict(risks)} and scores {dict(scores)} must be finite")
-    chosen, oracle = min(risks, key=risks.get), max(risks, key=scores.get)
-    return Choice(chosen, oracle, float(scores[oracle] - scores[chosen]))
+    shapes = {name: np.shape(of_seeds) for name, of_seeds in risks.items()}
+    if len(set(shapes.values())) != 1 or len(next(iter(shapes.values()))) != 1:
+        raise ValueError(f"each candidate needs one risk for each seed, not shapes {shapes}")
+    table = np.array(list(risks.values()), dtype=float)
+    if not np.isfinite(table).all():
+        raise ValueError(f"risks {dict(risks)} must be finite")
+    candidates = list(risks)
+    return [candidates[first] for first in table.argmin(axis=0)]
+
+
+def take_chosen(values: Mapping[Hashable, np.ndarray], chosen: Sequence[Hashable]) -> np.ndarray:
+    """Take from each seed's run what belongs to the candidate that this seed chose.
+
+    Parameters
+    ----------
+    values : mapping of hashable to (seeds, ...) array-like
+        For each candidate what its runs gave, such as predictions, seed by seed.
+    chosen : sequence of hashable
+        The candidate of each seed, as :func:`choose` returns it.
+
+    Returns
+    -------
+    (seeds, ...) numpy.ndarray
+        The values of the first seed's choice with the first seed, and so on.
+
+    Raises
+    ------
+    KeyError
+        If a chosen candidate has no values.
+    ValueError
+        If a chosen candidate has values of more or fewer seeds than there are choices.
+    """
+    for candidate in chosen:
+        if len(values[candidate]) != len(chosen):
+            raise ValueError(
+                f"{len(chosen)} choices, but {candidate!r} has {len(values[candidate])} seeds"
+            )
+    return np.stack([values[candidate][s] for s, candidate in enumerate(chosen)])
 
 
 def _entropy(p: np.ndarray) -> np.ndarray:
