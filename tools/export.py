@@ -8,6 +8,7 @@ python -m tools.export --gettext  write the texts to translate to _build/gettext
 import argparse
 import io
 import re
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -21,7 +22,7 @@ from tools.run import plain
 from tools.source import Book
 
 
-def sphinx(book: Book, builder: str, output: Path, **config) -> list[str]:
+def sphinx(book: Book, builder: str, output: Path) -> list[str]:
     """Turn the book into something else without running its code.
 
     Parameters
@@ -31,8 +32,6 @@ def sphinx(book: Book, builder: str, output: Path, **config) -> list[str]:
         Name of the Sphinx builder.
     output : pathlib.Path
         Where it writes to.
-    **config
-        Options of Sphinx that replace those of the book.
 
     Returns
     -------
@@ -49,7 +48,6 @@ def sphinx(book: Book, builder: str, output: Path, **config) -> list[str]:
     options |= {
         "book_repository": book.repository,
         "book_branch": book.branch,
-        # without the one that puts scripts into the text
         "extensions": [*extensions, "tools.notebook"],
         "gettext_compact": False,
         "html_theme": "basic",  # no page of HTML is written
@@ -59,29 +57,28 @@ def sphinx(book: Book, builder: str, output: Path, **config) -> list[str]:
         "suppress_warnings": [*options["suppress_warnings"], "myst-nb.lexer"],  # nothing has colors
     }
     said = io.StringIO()
-    with tempfile.TemporaryDirectory() as doctrees, patch_docutils(), docutils_namespace():
+    with tempfile.TemporaryDirectory() as folder, patch_docutils(), docutils_namespace():
+        # myst-nb writes beside the output, too
+        written, doctrees = Path(folder, builder), Path(folder, "doctrees")
         try:
-            application = Sphinx(
-                book.root, None, output, doctrees, builder, options | config, None, said
-            )
-            application.build(force_all=True)
+            Sphinx(book.root, None, written, doctrees, builder, options, None, said).build(True)
         except SphinxError as error:
-            said.write(f"{error}\n")
-    return [problem(book, line) for line in plain(said.getvalue()).splitlines() if line.strip()]
+            said.write(f"ERROR: {error}\n")
+        shutil.copytree(written, output, dirs_exist_ok=True)
+    problems: list[str] = []
+    for line in plain(said.getvalue()).splitlines():
+        if found := re.match(r"(?:(.*?):(\d*):? )?(?:WARNING|ERROR|CRITICAL): (.*)", line):
+            place = (found[1] or "_config.yml").removeprefix(f"{book.root.resolve()}/")
+            problems.append(f"{place}:{found[2] or 1}: {found[3]}")
+        elif problems:
+            problems[-1] += f" {line.strip()}"
+    return problems
 
 
-def problem(book: Book, warning: str) -> str:
-    """A warning of Sphinx as ``file:line: what is wrong``."""
-    place, _, text = warning.replace("ERROR: ", "WARNING: ").rpartition("WARNING: ")
-    file, line = re.fullmatch(r"(.*?)(?::(\d+))?:?\s*", place).groups()
-    file = file.removeprefix(f"{book.root.resolve()}/").partition(":")[0] or "_toc.yml"
-    return f"{file}:{line or 1}: {text}"
-
-
-def export(book: Book, **config) -> tuple[dict[Path, str], list[str]]:
-    """The text of each notebook by its path, and what is wrong with the chapters."""
+def export(book: Book) -> tuple[dict[Path, str], list[str]]:
+    """The text of each notebook by its path, and what Sphinx warned of."""
     with tempfile.TemporaryDirectory() as folder:
-        problems = sphinx(book, "notebook", Path(folder), **config)
+        problems = sphinx(book, "notebook", Path(folder))
         notebooks = {
             book.root / "chapters" / path.name: path.read_text("utf-8")
             for path in sorted(Path(folder, "chapters").glob("*.ipynb"))
