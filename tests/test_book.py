@@ -107,6 +107,7 @@ SEEN_BY_SPHINX = [
     ("A note with {term}`source`", "{term}`none`", "term not in glossary: 'none'"),
     ("../logo.svg", "../none.svg", "image file not readable: none.svg"),
     ("`pan2010survey` say", "`nobody2010` say", 'could not find bibtex key "nobody2010"'),
+    ("None.", "{py:func}`no_function`", "reference target not found: no_function"),
     ("Like this.", "{unknown}`x`", 'Unknown interpreted text role "unknown"'),
 ]
 

@@ -264,9 +264,11 @@ def test_cells_fold_where_the_book_folds_them(book):
 
 
 def test_caption_of_a_drawn_figure_follows_it(book):
-    text = "```{code-cell}\n---\nmystnb:\n  figure:\n    caption: A {term}`source`\n---\nx\n```"
+    figure = "mystnb:\n  figure:\n    name: drawn\n    caption: A {term}`source`"
+    text = f"```{{code-cell}}\n---\n{figure}\n---\nx\n```\n\nSee {{ref}}`drawn`."
     drawing, caption = cells(book, text)
-    assert (drawing.source, caption.source) == ("x", "A source")
+    assert (drawing.source, caption.source) == ("x", "A source\n\nSee A source.")
+    assert export.export(book)[1] == []
 
 
 def test_first_cell_installs_the_package_from_the_configured_repository(book):
