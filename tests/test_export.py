@@ -142,6 +142,10 @@ PLAIN = {
         "| a | b | c |\n|:--|--:|:-:|\n| 1 | 2 | 3 |",
         "| a | b | c |\n|:---|---:|:---:|\n| 1 | 2 | 3 |",
     ),
+    "blank lines": (
+        "- $$ x $$ (x)\n\n```\nx\n\n\ny\n```",
+        "- $$\n  x\n  \\tag{1}\n  $$\n\n```\nx\n\n\ny\n```",
+    ),
     "lists": (
         "- one\n  - two\n- three\n\n5. five\n\n   more\n\n6. six",
         "- one\n  - two\n- three\n\n5. five\n\n   more\n\n6. six",
@@ -186,10 +190,6 @@ def test_myst_becomes_plain_markdown(plain, name):
     [cell] = plain[name]
     assert cell.cell_type == "markdown"
     assert cell.source == PLAIN[name][1]
-
-
-def test_equations_count_from_one_in_the_book_too():
-    assert Book(ROOT).config["sphinx"]["config"]["math_numfig"] is False
 
 
 def test_citations_are_linked_and_listed(book):

@@ -189,35 +189,36 @@ class Markdown:
 
     def literal_block(self, node: nodes.literal_block) -> str:
         fence = "````" if "```" in node.astext() else "```"
-        return f"{fence}{node.get('language', '')}\n{node.astext().rstrip()}\n{fence}\n\n"
+        language = node.get("language", "").removeprefix("default")
+        return f"{fence}{language}\n{node.astext().rstrip()}\n{fence}\n\n"
 
     def bullet_list(self, node: nodes.bullet_list) -> str:
-        return "".join(self.item(child, "- ") for child in node) + "\n"
+        return "".join(self.item(child, "- ") for child in node).rstrip("\n") + "\n\n"
 
     def enumerated_list(self, node: nodes.enumerated_list) -> str:
-        start = node.get("start", 1)
-        return "".join(self.item(child, f"{i}. ") for i, child in enumerate(node, start)) + "\n"
+        items = enumerate(node, node.get("start", 1))
+        return "".join(self.item(child, f"{i}. ") for i, child in items).rstrip("\n") + "\n\n"
 
     def item(self, node: nodes.list_item, mark: str) -> str:
         tight = all(isinstance(child, nodes.Sequential) for child in node[1:])
         between = "\n" if tight else "\n\n"
-        text = between.join(self(child).strip("\n") for child in node)
+        parts = [self(child).strip("\n") for child in node]
+        text = between.join(filter(None, parts))  # a label leaves nothing
         return mark + indented(text, " " * len(mark)) + between
 
     def block_quote(self, node: nodes.block_quote) -> str:
         return quoted(self.inside(node).strip("\n")) + "\n\n"
 
     def admonition(self, node: nodes.Element) -> str:
-        body, title = list(node.children), admonitionlabels.get(node.tagname, "")
+        body, label = list(node.children), nodes.Text(admonitionlabels.get(node.tagname, ""))
         if body and isinstance(body[0], nodes.title | nodes.rubric):
-            title = self.inside(body.pop(0))
-        title = str(title)
-        if title.lower().startswith("solution"):
-            title = f"{title}: {SOLUTION}"
+            label = body.pop(0)
+        solution = f": {SOLUTION}" * label.astext().lower().startswith("solution")
         text = "".join(map(self, body)).strip("\n")
         if "dropdown" in (node.get("design_component"), *node["classes"]):
-            summary = f"<summary>{html.escape(title, quote=False)}</summary>"
-            return f"<details>\n{summary}\n\n{text}\n\n</details>\n\n"
+            summary = html.escape(label.astext(), quote=False) + solution  # HTML, not Markdown
+            return f"<details>\n<summary>{summary}</summary>\n\n{text}\n\n</details>\n\n"
+        title = "".join(map(self, label.children or [label])) + solution
         return quoted(f"**{title}**\n\n{text}" if title else text) + "\n\n"
 
     attention = caution = danger = error = hint = important = note = admonition
@@ -314,7 +315,7 @@ class NotebookBuilder(Builder):
         """Markdown cells, and between them cells that say the blocks with computed values."""
         for says, part in groupby(group, lambda node: len(values(node)) > 0):
             part = list(part)
-            text = re.sub(r"\n{3,}", "\n\n", "".join(map(self.markdown, part))).strip("\n")
+            text = "".join(map(self.markdown, part)).strip("\n")
             if says and text.count("<<") > sum(len(values(node)) for node in part):
                 log.warning("'<<' beside a computed value: write it apart", location=part[0])
             if text:
