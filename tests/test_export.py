@@ -56,7 +56,6 @@ def untitled(notebook):
 
 PLAIN = {
     "note": (":::{note}\nText.\n:::", "> **Note**\n>\n> Text."),
-    "warning": (":::{warning}\nText.\n:::", "> **Warning**\n>\n> Text."),
     "title": (":::{admonition} A `title`\nText.\n:::", "> **A `title`**\n>\n> Text."),
     "nested": (
         "::::{note}\nOuter.\n\n:::{tip}\nInner.\n:::\n::::",
@@ -78,12 +77,7 @@ PLAIN = {
         "- one\n\n  ```{note}\n  Text.\n  ```\n- two",
         "- one\n\n  > **Note**\n  >\n  > Text.\n\n- two",
     ),
-    "first in a list": ("- ```{note}\n  Text.\n  ```", "- > **Note**\n  >\n  > Text."),
     "in a quotation": ("> ```{note}\n> Text.\n> ```", "> > **Note**\n> >\n> > Text."),
-    "between paragraphs": (
-        "one\n:::{note}\nText.\n:::\ntwo",
-        "one\n\n> **Note**\n>\n> Text.\n\ntwo",
-    ),
     "code in a box": (
         ":::{note}\n```python\nx = '{eq}`y`'\n\n\nz\n```\n:::",
         "> **Note**\n>\n> ```python\n> x = '{eq}`y`'\n>\n>\n> z\n> ```",
@@ -105,14 +99,9 @@ PLAIN = {
         "$$\na = b\n$$ (first)\n\nBy {eq}`first`.",
         "$$\na = b\n\\tag{1}\n$$\n\nBy (1).",
     ),
-    "unlabeled equation": ("$$\na = b\n$$", "$$\na = b\n$$"),
     "environment": (
         "\\begin{align*}\na\n\\end{align*}\n\nb",
         "$$\n\\begin{align*}\na\n\\end{align*}\n$$\n\nb",
-    ),
-    "environment counts": (
-        "\\begin{align}\na\n\\end{align}\n\n$$\nb\n$$ (second)",
-        "$$\n\\begin{align}\na\n\\end{align}\n$$\n\n$$\nb\n\\tag{2}\n$$",
     ),
     "target": ("(label)=\n## Title\n\n{ref}`label`, [that](#label)", "## Title\n\nTitle, that"),
     "other chapter": (
