@@ -15,8 +15,8 @@ PIP := $(PY) -m pip --disable-pip-version-check
 READY := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help book outputs serve test quick fuzz check replicate bench experiments export ledger
-.PHONY: lock assets linkcheck clean
+.PHONY: help book outputs serve test quick fuzz check replicate bench experiments export gettext
+.PHONY: ledger lock assets linkcheck clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,6 +60,9 @@ experiments: $(READY) ## run what is longer than a chapter may be (about an hour
 
 export: $(READY) ## write chapters/*.ipynb from chapters/*.md
 	@$(PY) -m tools.export
+
+gettext: $(READY) ## write the texts for translators to _build/gettext, a file a page
+	@$(PY) -m tools.export --gettext
 
 ledger: $(READY) ## accept the findings of the last build as the record
 	@$(PY) -m tools.ledger

@@ -11,15 +11,21 @@ from tools.source import Book
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.fixture
-def sample(tmp_path):
-    root = tmp_path / "book"
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    """The sample book with its notebooks."""
+    root = tmp_path_factory.mktemp("good") / "book"
     shutil.copytree(ROOT / "tests" / "data" / "book", root)
     (root / "tlbook" / "evidence").mkdir(parents=True)
     shutil.copy(ROOT / "tlbook" / "evidence" / "claims.toml", root / "tlbook" / "evidence")
-    for path in Book(root).chapters:
-        path.with_suffix(".ipynb").write_text(export.export(Book(root), path), "utf-8")
+    for path, text in export.export(Book(root))[0].items():
+        path.write_text(text, "utf-8")
     return root
+
+
+@pytest.fixture
+def sample(good, tmp_path):
+    return shutil.copytree(good, tmp_path / "book")
 
 
 @pytest.mark.parametrize("name", check.CHECKS)
@@ -31,22 +37,6 @@ SAMPLE = "chapters/01-sample.md"
 DRAWING = "    alt: A line that goes up\n"
 #: check -> faults: file, text in it, what it becomes, what the check must say (LINE: the text's)
 FAULTS = {
-    "exports": [
-        (SAMPLE, "Like this.", "Like that.", "chapters/01-sample.ipynb:1: out of date"),
-        (SAMPLE, "Like this.", "{unknown}`x`", "cannot export the role {unknown}"),
-    ],
-    "links": [
-        ("_toc.yml", "02-other", "03-none", "_toc.yml:7: no file chapters/03-none.md"),
-        (SAMPLE, "(02-other.md)", "(03-none.md)", ":LINE: no file '03-none.md'"),
-        (SAMPLE, "02-other.md#verdict", "02-other.md#none", ":LINE: nothing is labeled 'none'"),
-        (SAMPLE, "(#other)", "(#none)", ":LINE: nothing is labeled 'none'"),
-        (SAMPLE, "{ref}`other-methods`", "{ref}`none`", ":LINE: nothing is labeled 'none'"),
-        (SAMPLE, "<idea>", "<none>", ":LINE: nothing is labeled 'none'"),
-        (SAMPLE, "of {eq}`loss`", "of {eq}`none`", ":LINE: no equation is labeled 'none'"),
-        (SAMPLE, "{doc}`02-other`", "{doc}`none`", ":LINE: no file 'none.md'"),
-        (SAMPLE, "A note with {term}`source`", "{term}`none`", "no term 'none'"),
-        (SAMPLE, "../logo.svg", "../none.svg", "no file '../none.svg'"),
-    ],
     "ids": [
         (SAMPLE, "Claims C2", "Claims C25", ":LINE: the documents have no 'C25'"),  # no id
         (SAMPLE, "print(gain)", 'finding("C02", x)', "no 'C02'"),  # no id
@@ -92,7 +82,6 @@ FAULTS = {
         ),
     ],
     "references": [
-        (SAMPLE, "`pan2010survey` say", "`none` say", ":LINE: references.bib has no 'none'"),
         (
             "references.bib",
             "  url = {https://arxiv.org/abs/2002.10957}\n",
@@ -104,6 +93,41 @@ FAULTS = {
         ("intro.md", "Begin", "https://github.com/sample/book", "intro.md:3: the repository's"),
     ],
 }
+
+
+#: what Sphinx sees: text in the sample, what it becomes, what the export must say
+SEEN_BY_SPHINX = [
+    ("(02-other.md)", "(03-none.md)", "cross-reference target not found: '03-none.md'"),
+    ("02-other.md#verdict", "02-other.md#no-anchor", "'chapters/02-other': 'no-anchor'"),
+    ("(#other)", "(#no-target)", "cross-reference target not found: 'no-target'"),
+    ("{ref}`other-methods`", "{ref}`no-methods`", "undefined label: 'no-methods'"),
+    ("<idea>", "<no-idea>", "undefined label: 'no-idea'"),
+    ("of {eq}`loss`", "of {eq}`no-loss`", "equation not found: no-loss"),
+    ("{doc}`02-other`", "{doc}`nowhere`", "unknown document: 'nowhere'"),
+    ("A note with {term}`source`", "{term}`none`", "term not in glossary: 'none'"),
+    ("../logo.svg", "../none.svg", "image file not readable: none.svg"),
+    ("`pan2010survey` say", "`nobody2010` say", 'could not find bibtex key "nobody2010"'),
+    ("None.", "{py:func}`no_function`", "reference target not found: no_function"),
+    ("Like this.", "{unknown}`x`", 'Unknown interpreted text role "unknown"'),
+]
+
+
+def test_what_sphinx_sees_is_said_with_its_place(sample):
+    lines = [fault(sample, SAMPLE, old, new) for old, new, _ in SEEN_BY_SPHINX]
+    *problems, stale = check.exports(Book(sample))
+    assert stale == "chapters/01-sample.ipynb:1: out of date: run python -m tools.export"
+    assert len(problems) == len(SEEN_BY_SPHINX)
+    for (_, _, said), line in zip(SEEN_BY_SPHINX, lines, strict=True):
+        [problem] = [problem for problem in problems if said in problem]
+        file, at, _ = problem.split(":", 2)
+        assert file == SAMPLE
+        assert line - 1 <= int(at) <= line, problem  # its own or the first of its paragraph
+
+
+def test_a_page_that_is_missing_is_seen(sample):
+    fault(sample, "_toc.yml", "02-other", "03-none")
+    said = "intro.md:1: toctree contains reference to nonexisting document 'chapters/03-none'"
+    assert said in " ".join(check.exports(Book(sample)))
 
 
 def fault(root: Path, name: str, old: str, new: str) -> int:
@@ -127,7 +151,7 @@ def test_fault_is_seen(sample, name, file, old, new, said):
 
 
 def test_every_check_has_a_fault():
-    assert FAULTS.keys() | {"record", "pages"} == check.CHECKS.keys()
+    assert FAULTS.keys() | {"exports", "links", "record", "pages"} == check.CHECKS.keys()
 
 
 def test_uncited_reference_is_seen(sample):

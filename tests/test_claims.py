@@ -138,6 +138,13 @@ def test_a_fault_of_the_record_is_seen(measured, change, problem):
     assert any(problem in line for line in ledger.check({"01-a": {"C2"}}))
 
 
+def test_a_damaged_record_is_seen(measured):
+    measured(("C2", 0.2, 0.1, "here"))
+    ledger.accept()
+    ledger.RECORD.write_text(ledger.RECORD.read_text()[:-9])
+    assert "no whole record" in ledger.check({"01-a": {"C2"}})[0]
+
+
 def test_a_finding_on_record_twice_and_an_unknown_claim_are_seen(measured):
     measured(("C2", 0.2, 0.1, "here"))
     ledger.accept()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tools import check, export
+from tools import check
 from tools.source import Book
 
 ROOT = Path(__file__).parents[1]
@@ -43,7 +43,7 @@ def sample(tmp_path):
         page.parent.mkdir(parents=True, exist_ok=True)
         page.write_text(GOOD)
     for path in book.chapters:
-        path.with_suffix(".ipynb").write_text(export.export(book, path), "utf-8")
+        path.with_suffix(".ipynb").touch()
     styles = root / "_build" / "html" / "_static"
     styles.mkdir()
     (styles / "page.css").write_text("body { background: url(paper.png) }\n")

@@ -31,6 +31,7 @@ from sqlalchemy.exc import DatabaseError
 
 from tlbook.sources import assets
 from tools import ledger, outputs
+from tools.ledger import load
 from tools.run import Chapter, ChapterError, cores, plain, run_all
 from tools.watch import digest, python_version, used_code
 
@@ -132,15 +133,6 @@ class Book:
         names = {chapter.name for chapter in self.chapters}
         costs = {name: row for name, row in sorted(self.costs.items()) if name in names}
         write(self.root / ledger.MEASURED_COSTS, json.dumps(costs, indent=1) + "\n")
-
-
-def load(file: Path) -> dict:
-    """A JSON object from a file; an empty one where there is none, or no whole one."""
-    try:
-        content = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def write(file: Path, text: str) -> None:

@@ -19,7 +19,7 @@ from bs4 import BeautifulSoup
 from markdown_it.token import Token
 
 from tools import export, ledger
-from tools.source import Book, Directive, Page, directive, walk
+from tools.source import Book, Directive, directive, walk
 
 #: A chapter has a section for each of these; its heading contains the word.
 SECTIONS = (
@@ -37,7 +37,7 @@ HEADER = {"extension": ".md", "format_name": "myst"}
 
 
 def exports(book: Book) -> list[str]:
-    """Each chapter has its exported notebook, and nothing in it is left raw."""
+    """Each chapter has its exported notebook, and Sphinx has nothing to warn of in any page."""
     return export.check(book)
 
 
@@ -51,28 +51,8 @@ def record(book: Book) -> list[str]:
 
 
 def links(book: Book) -> list[str]:
-    """Pages of the table of contents, links inside the book and files that pages show exist."""
-    problems = [
-        f"_toc.yml:{line_of(book.root / '_toc.yml', path.stem)}: no file {book.name(path)}"
-        for path in book.toc
-        if not path.exists()
-    ]
-    for path in book.pages:
-        for part, line in parts(book, path):
-            if part.type == "link_open":
-                wrong = broken_link(book, path, part.attrGet("href"))
-            elif part.type == "image":
-                wrong = missing_file(book, path, part.attrGet("src"))
-            elif part.type == "myst_role":
-                wrong = broken_role(book, path, part.meta["name"], part.content)
-            else:
-                continue
-            if wrong:
-                problems.append(f"{book.name(path)}:{line}: {wrong}")
-        for found in directives(book, path):
-            wrong = found.name in ("figure", "image") and missing_file(book, path, found.title)
-            if wrong:
-                problems.append(f"{book.name(path)}:{found.line}: {wrong}")
+    """Pages beside the book, such as the README, lead to files that exist; Sphinx sees the rest."""
+    problems = []
     for path in sorted(set(book.root.glob("*.md")) - set(book.pages)):
         for part, line in parts(book, path):
             href = part.attrGet("href") or part.attrGet("src")
@@ -87,37 +67,6 @@ def missing_file(book: Book, path: Path, href: str) -> str | None:
         return None
     folder = book.root if href.startswith("/") else path.parent
     return None if (folder / unquote(href).lstrip("/")).exists() else f"no file {href!r}"
-
-
-def broken_link(book: Book, path: Path, href: str) -> str | None:
-    if re.match(r"[a-z]+:", href):
-        return None
-    name, _, anchor = unquote(href).partition("#")
-    if name and (wrong := missing_file(book, path, name)):
-        return wrong
-    if not anchor:
-        return None
-    target = (path.parent / name).resolve() if name else path.resolve()
-    page = next((page for page in book.pages.values() if page.path.resolve() == target), None)
-    if page is None:
-        return f"{name!r} is no page of the book" if name.endswith(".md") else None
-    here = page.anchors | page.labels.keys() | page.equations.keys()
-    anywhere = set() if name else book.targets.keys()
-    return None if anchor in here | anywhere else f"nothing is labeled {anchor!r}"
-
-
-def broken_role(book: Book, path: Path, role: str, content: str) -> str | None:
-    match = re.fullmatch(r".*<([^<>]+)>", content, re.DOTALL)
-    target = match[1] if match else content
-    if role in ("ref", "numref") and target not in book.targets:
-        return f"nothing is labeled {target!r}"
-    if role == "eq" and not any(target in page.equations for page in book.pages.values()):
-        return f"no equation is labeled {target!r}"
-    if role == "doc":
-        return missing_file(book, path, target if target.endswith(".md") else f"{target}.md")
-    if role == "term" and target.lower() not in book.terms:
-        return f"the glossary has no term {target!r}"
-    return None
 
 
 def ids(book: Book) -> list[str]:
@@ -307,19 +256,13 @@ def values(book: Book) -> list[str]:
 
 
 def references(book: Book) -> list[str]:
-    """What is cited stands in references.bib; what stands there is cited or listed."""
+    """What stands in references.bib is cited or listed, and can be found."""
     entries = book.bibliography.entries
     problems, cited, listed = [], set(), False
     for path in book.pages:
-        for part, line in parts(book, path):
+        for part, _ in parts(book, path):
             if part.type == "myst_role" and part.meta["name"].startswith("cite"):
-                keys = {key.strip() for key in part.content.split(",")}
-                cited |= keys
-                problems += [
-                    f"{book.name(path)}:{line}: references.bib has no {key!r}"
-                    for key in sorted(keys)
-                    if key not in entries
-                ]
+                cited |= {key.strip() for key in part.content.split(",")}
         listed |= any(
             found.name == "bibliography" and "all" in found.options
             for found in directives(book, path)
@@ -364,11 +307,11 @@ def pages(book: Book) -> list[str]:
     if not html.exists():
         return []
     problems = []
-    for page in book.pages.values():
-        path = html / page.path.relative_to(book.root).with_suffix(".html")
+    for page in book.pages:
+        path = html / page.relative_to(book.root).with_suffix(".html")
         if path.exists():
             problems += built_page(book, page, path)
-        elif page.path in book.toc:
+        elif page in book.toc:
             problems.append(f"{book.name(path)}:1: not built: run make book")
     for path in sorted((html / "_static").rglob("*.css")):
         for match in re.finditer(r"(?:url\(|@import)\s*['\"]?(https?:[^'\")]*)", path.read_text()):
@@ -390,7 +333,7 @@ FETCHED = {
 FETCHED_LINKS = {"stylesheet", "icon", "preload", "modulepreload", "preconnect", "manifest"}
 
 
-def built_page(book: Book, page: Page, path: Path) -> list[str]:
+def built_page(book: Book, page: Path, path: Path) -> list[str]:
     """Problems of one built page."""
     soup = BeautifulSoup(path.read_text("utf-8"), "html.parser")
     problems: list[tuple[int, str]] = []
@@ -420,8 +363,8 @@ def built_page(book: Book, page: Page, path: Path) -> list[str]:
         for address in re.findall(r"https?://[^\s'\"]+\.(?:m?js|css|woff2?)\b", script.text):
             problems.append((script.sourceline, f"may fetch {address}"))
 
-    if page.path in book.chapters:
-        notebook = page.path.with_suffix(".ipynb")
+    if page in book.chapters:
+        notebook = page.with_suffix(".ipynb")
         owner_and_name = "/".join(book.repository.split("/")[-2:])
         expected = f"/github/{owner_and_name}/blob/{book.branch}/{book.name(notebook)}"
         buttons = soup.find_all("a", href=re.compile("colab"))

@@ -86,6 +86,8 @@ def check(stated: Mapping[str, set[str]]) -> list[str]:
     this machine measured plays no part: :mod:`tools.replicate` looks at that.
     """
     record, problems = load(RECORD), []
+    if not record and RECORD.exists() and RECORD.read_text().strip() != "{}":
+        problems.append("no whole record: take it from the last commit")
     on_record: dict[str, set[str]] = {chapter: set() for chapter in stated}
     for claim, row in record.items():
         if claim not in table()["claims"]:
@@ -183,8 +185,13 @@ def by_setting(ledger: dict) -> dict[tuple[str, str, str], dict]:
     }
 
 
-def load(path: Path) -> dict:
-    return json.loads(path.read_text()) if path.exists() else {}
+def load(file: Path) -> dict:
+    """A JSON object from a file; an empty one where there is none, or no whole one."""
+    try:
+        content = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _dumps(ledger: dict) -> str:
