@@ -42,22 +42,6 @@ def test_gain_is_the_difference_of_scores():
     )
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("seeds", "n"), [(5, 300), (10, 300)])
-def test_intervals_cover_the_truth_as_often_as_they_say(seeds, n):
-    """Over 300 simulated experiments with a known gain, 95 % intervals must cover it: often
-    enough to be honest, and not always, or they would say nothing."""
-    rng = np.random.default_rng(1)
-    spread = np.sqrt(1 + 1 + 0.15**2)
-    truth = norm.cdf(1 / spread) - norm.cdf(0.8 / spread)
-    covered = []
-    for _ in range(300):
-        y, (one, other) = runs(rng, seeds, n)
-        gain = balanced_accuracy(y, one, other, resamples=400)
-        covered.append(gain.low <= truth <= gain.high)
-    assert 0.90 <= np.mean(covered) <= 0.995
-
-
 def test_pairing_narrows_the_interval():
     y, (one, other) = runs(np.random.default_rng(2), 10, 500)
     gain = balanced_accuracy(y, one, other)
@@ -73,9 +57,9 @@ def test_groups_widen_the_interval():
     alone = balanced_accuracy(y[copies], one[:, copies], other[:, copies])
     together = balanced_accuracy(y[copies], one[:, copies], other[:, copies], groups=copies)
     single = balanced_accuracy(y, one, other)
-    width = {name: e.high - e.low for name, e in zip("ats", (alone, together, single), strict=True)}
-    assert width["t"] > 1.2 * width["a"]
-    assert width["t"] == pytest.approx(width["s"], rel=0.1)
+    assert together.high - together.low > alone.high - alone.low
+    assert together.components.items > 4 * alone.components.items
+    assert (together.low, together.high) == pytest.approx((single.low, single.high))
 
 
 def test_intervals_are_reproducible():
@@ -86,7 +70,7 @@ def test_intervals_are_reproducible():
 def test_a_class_may_be_missing_from_a_resample():
     y = np.array([0] * 50 + [1])
     predictions = np.zeros((3, 51), dtype=int)
-    effect = balanced_accuracy(y, predictions)
+    effect = balanced_accuracy(y, predictions, method="bootstrap")
     assert effect.value == pytest.approx(0.5)
     assert np.isfinite([effect.low, effect.high]).all()
 
