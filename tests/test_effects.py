@@ -7,6 +7,7 @@ import pytest
 from scipy.stats import norm, t
 
 from benchmarks.coverage import coverage
+from tlbook.evidence import effects
 from tlbook.evidence.comparison import Comparison
 from tlbook.evidence.effects import (
     Components,
@@ -193,8 +194,7 @@ def test_another_level():
 def test_the_detectable_effect_is_detected_as_often_as_it_says():
     rng = np.random.default_rng(0)
     draws = rng.normal(size=(4000, 8))
-    effects = [Effect.over_seeds(row) for row in draws]
-    size = np.mean([effect.detectable(0.8) for effect in effects])
+    size = np.mean([Effect.over_seeds(row).detectable(0.8) for row in draws])
     found = np.mean([Effect.over_seeds(row + size).sign == 1 for row in draws])
     assert found == pytest.approx(0.8, abs=0.04)
 
@@ -237,6 +237,15 @@ def test_runs_that_collapsed_are_found(seeds, bad):
     values = rng.uniform(0.78, 0.82, seeds)
     values[bad] = rng.uniform(0.45, 0.5, len(bad))
     assert sorted(failing(values)) == bad
+
+
+def test_failing_runs_by_rosners_own_example(monkeypatch):
+    """The 54 values of his article, of which three are found at 5 percent among ten looked for."""
+    values = """-0.25 0.68 0.94 1.15 1.20 1.26 1.26 1.34 1.38 1.43 1.49 1.49 1.55 1.56 1.58
+    1.65 1.69 1.70 1.76 1.77 1.81 1.91 1.94 1.96 1.99 2.06 2.09 2.10 2.14 2.15 2.23 2.24 2.26 2.35 2.37 2.40
+    2.47 2.54 2.62 2.64 2.90 2.92 2.92 2.93 3.21 3.26 3.30 3.59 3.68 4.30 4.64 5.34 5.42 6.01"""
+    monkeypatch.setattr(effects, "FALSE_ALARM", 0.05)
+    assert sorted(failing(list(map(float, values.split())))) == [51, 52, 53]
 
 
 def test_alike_runs_do_not_make_a_small_step_a_failure():
