@@ -88,7 +88,7 @@ def test_a_finding_carries_what_its_interval_is_made_of(shown):
     assert data["components"] == {"seeds": 0.0004, "items": 0.0012, "df": 9.5}
     assert data["scores"]["encoder"]["interval"] == [0.02, 0.18]
     assert data["by_seed"] == [0.1, 0.1] and data["chosen_after_looking"] is True
-    assert ledger.effect_of(data) == effect
+    assert claims.effect_of(data) == effect
 
 
 def test_an_unknown_kind_is_refused(shown):
@@ -193,7 +193,7 @@ def test_a_row_of_the_ledger(measured):
     }
     counts = {"supported": 1, "refuted": 0, "negligible": 1, "undecided": 0}
     assert record["C2"]["counts"] == counts and record["C2"]["pooled"] is None
-    assert ledger.in_counts(counts) == "supported 1, refuted 0, negligible 1, undecided 0 of 2"
+    assert claims.in_counts(counts) == "supported 1, refuted 0, negligible 1, undecided 0 of 2"
 
 
 @pytest.mark.parametrize(

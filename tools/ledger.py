@@ -18,14 +18,20 @@ import pandas as pd
 from nbformat import NotebookNode
 
 from tlbook.evidence import wording
-from tlbook.evidence.claims import FINDING, KINDS, METHOD, TABLE, table
-from tlbook.evidence.effects import Components, Effect
+from tlbook.evidence.claims import (
+    FINDING,
+    KINDS,
+    METHOD,
+    TABLE,
+    VERDICTS,
+    effect_of,
+    in_counts,
+    table,
+)
 from tlbook.evidence.pooling import adjusted_p_values, pool
 
 MEASURED = Path("_build/claims.json")
 RECORD = Path("results/claims.json")
-#: What a finding can say of its claim.
-VERDICTS = ("supported", "refuted", "negligible", "undecided")
 #: The share of decided findings, over the whole ledger, that may be false.
 FALSE_DISCOVERIES = 0.05
 #: With fewer findings in points, how far they differ cannot be estimated, and none are pooled.
@@ -124,27 +130,6 @@ def overall(findings: list[dict]) -> str:
     return next((v for v in VERDICTS if 2 * words.count(v) > len(words)), "undecided")
 
 
-def in_counts(counts: Mapping[str, int]) -> str:
-    """All of a claim's verdicts: "supported 3, refuted 1, negligible 2, undecided 4 of 10"."""
-    shown = ", ".join(f"{verdict} {counts[verdict]}" for verdict in VERDICTS)
-    return f"{shown} of {sum(counts.values())}"
-
-
-def effect_of(finding: Mapping) -> Effect:
-    """The effect that a finding was stated with."""
-    low, high = finding["interval"]
-    parts = finding["components"] and Components(**finding["components"])
-    return Effect(
-        finding["effect"],
-        low,
-        high,
-        finding["seeds"],
-        finding["level"],
-        components=parts,
-        unreliable=finding["unreliable"],
-    )
-
-
 def repeated(ledger: Mapping[str, dict]) -> list[str]:
     """Findings that are one measurement, as equal effects and intervals show, also of other sign.
 
@@ -208,7 +193,8 @@ def accept() -> None:
     RECORD.write_text(MEASURED.read_text())
     if MEASURED_COSTS.exists():
         COSTS.write_text(MEASURED_COSTS.read_text())
-    print(f"{RECORD}: {len(load(RECORD))} claims on record")
+    for claim, row in load(RECORD).items():
+        print(f"{claim}: {row['verdict']} ({in_counts(row['counts'])})")
     if MEASURED_FIGURE.exists():
         FIGURE.parent.mkdir(exist_ok=True)
         FIGURE.write_text(MEASURED_FIGURE.read_text())

@@ -19,7 +19,7 @@ from IPython.display import Markdown, display
 
 from tlbook import checks
 from tlbook.code import lines_of_code
-from tlbook.evidence.effects import Effect
+from tlbook.evidence.effects import Components, Effect
 from tlbook.evidence.wording import MARGIN, detectable, verdict
 
 #: The type of the output that carries a finding.
@@ -28,6 +28,8 @@ FINDING = "application/vnd.tlbook.finding+json"
 TABLE = "application/vnd.tlbook.table+json"
 #: The type of the output that carries what a method gained.
 METHOD = "application/vnd.tlbook.method+json"
+#: What a finding can say of its claim.
+VERDICTS = ("supported", "refuted", "negligible", "undecided")
 #: What a finding was measured with, from the most to the least repeatable on another machine.
 KINDS = ("exact", "trained", "timing")
 #: Every number recorded in this process, by name.
@@ -254,3 +256,43 @@ def _measured(effect: Effect) -> dict[str, Any]:
         "components": effect.components and asdict(effect.components),
         "unreliable": effect.unreliable,
     }
+
+
+def effect_of(finding: Mapping[str, Any]) -> Effect:
+    """Return the effect of a finding, as a chapter stated it or as the ledger has it.
+
+    Parameters
+    ----------
+    finding : dict
+        A finding.
+
+    Returns
+    -------
+    Effect
+        Its effect, with what the variance consists of, where that is known.
+    """
+    return Effect(
+        finding["effect"],
+        *finding["interval"],
+        finding["seeds"],
+        finding["level"],
+        components=finding["components"] and Components(**finding["components"]),
+        unreliable=finding["unreliable"],
+    )
+
+
+def in_counts(counts: Mapping[str, int]) -> str:
+    """Word how many findings of a claim have each verdict: all of them, not the supporting alone.
+
+    Parameters
+    ----------
+    counts : dict of str to int
+        Number of findings by verdict.
+
+    Returns
+    -------
+    str
+        "supported 3, refuted 1, negligible 2, undecided 4 of 10".
+    """
+    shown = ", ".join(f"{verdict} {counts[verdict]}" for verdict in VERDICTS)
+    return f"{shown} of {sum(counts.values())}"
