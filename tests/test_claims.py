@@ -91,6 +91,19 @@ def test_a_finding_carries_what_its_interval_is_made_of(shown):
     assert claims.effect_of(data) == effect
 
 
+def test_where_runs_failed_nothing_is_decided(shown, measured):
+    reason = "1 of 5 runs lies far from the others"
+    failed = Effect(0.9, -1.0, 1.0, 5, unreliable=reason)
+    claims.finding("C2", failed, setting="here")
+    assert "**undecided**" in shown[-1]["text/markdown"] and reason in shown[-1]["text/markdown"]
+    cells = [v4.new_code_cell(outputs=[v4.new_output("display_data", data=shown[-1])])]
+    whole = chapter(shown, *(("C2", 0.1, 0.05, f"{k}") for k in range(3)))
+    ledger.collect({"01-a": v4.new_notebook(cells=cells), "02-b": whole})
+    row = ledger.load(ledger.MEASURED)["C2"]
+    assert row["findings"][0]["unreliable"] == reason and not row["findings"][0]["survives_fdr"]
+    assert row["counts"]["undecided"] == 1 and row["pooled"]["findings"] == 3
+
+
 def test_an_unknown_kind_is_refused(shown):
     with pytest.raises(ValueError, match="kind"):
         claims.finding("C2", Effect(0, 0, 0, 5), setting="anywhere", kind="sure")
