@@ -195,6 +195,8 @@ def accept() -> None:
         COSTS.write_text(MEASURED_COSTS.read_text())
     for claim, row in load(RECORD).items():
         print(f"{claim}: {row['verdict']} ({in_counts(row['counts'])})")
+    for problem in repeated(load(RECORD)):
+        print(problem)
     if MEASURED_FIGURE.exists():
         FIGURE.parent.mkdir(exist_ok=True)
         FIGURE.write_text(MEASURED_FIGURE.read_text())
