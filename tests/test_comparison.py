@@ -1,5 +1,6 @@
 """Paired comparisons and their intervals."""
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -565,9 +566,23 @@ def test_components_over_episodes_are_those_of_a_table_where_each_meets_each():
     assert (found.seeds, found.items, found.df) == pytest.approx(
         (two.components.seeds, two.components.items, two.df)
     )
-    same = episode_accuracy(np.tile(table / 100, (3, 1, 1)), met).components
-    assert same.seeds == pytest.approx(0, abs=1e-15)
-    assert (same.items, same.df) == pytest.approx((two.error**2, two.df))
+    x = (table + 2 * rng.normal(size=(4, 1, 1)) + rng.normal(size=(4, 12, 1))) / 100
+    x += 0.02 * rng.normal(size=(4, 1, 10)) + 0.005 * rng.normal(size=x.shape)
+    # the mean square of each set of axes; the mean over axes that are not in it, less all below
+    square = {}
+    for axes in itertools.chain.from_iterable(
+        itertools.combinations(range(3), k) for k in (1, 2, 3)
+    ):
+        part = x
+        for axis in range(3):
+            mean = part.mean(axis, keepdims=True)
+            part = part - mean if axis in axes else np.broadcast_to(mean, x.shape)
+        square[axes] = (part**2).sum() / np.prod([x.shape[axis] - 1 for axis in axes])
+    expected = sum(ms * (-1) ** (len(axes) + 1) for axes, ms in square.items()) / x.size
+    assert expected > max(square[0,], square[1,], square[2,]) / x.size
+    found = episode_accuracy(x, met)
+    assert found.error**2 == pytest.approx(expected)
+    assert found.components.seeds == pytest.approx(square[0,] / x.size)
 
 
 def test_runs_over_episodes_that_failed_are_named():

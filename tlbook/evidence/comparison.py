@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from tlbook import checks
 from tlbook.data import Dataset, sample
-from tlbook.evidence.effects import Effect, balanced_accuracy, balanced_means, unless_failing
+from tlbook.evidence.effects import Effect, balanced_accuracy, balanced_means
 
 #: (labeled rows, test rows, seed) -> predicted labels, or (predicted labels, CPU seconds) of an arm
 #: that times its training alone.
@@ -187,8 +187,9 @@ class Comparison:
         effect = Effect(
             value, min(low, value), max(high, value), len(self.seeds), unit="labels per class"
         )
-        for by_seed in means.values:
-            effect = unless_failing(effect, by_seed, least, most)
+        for one in np.eye(len(runs)):
+            if reason := means.contrast(one).unreliable:
+                return replace(effect, low=least, high=most, unreliable=reason)
         return effect
 
     def saving(self, arm: str, control: str, budget: int | None) -> Effect:
