@@ -48,7 +48,7 @@ check: $(READY) ## lint, formatting, exported notebooks, links, ids, form of the
 	@$(PY) -m ruff format --check .
 	@$(PY) -m tools.check
 
-replicate: $(READY) ## compare what the last build measured with the record
+replicate: $(READY) ## does what the last build measured contradict the record? (a report)
 	@$(PY) -m tools.replicate
 
 bench: .venv/.bench ## run the benchmarks, each against its peers

@@ -8,8 +8,8 @@ from nbformat import v4
 
 from tlbook.code import lines_of_code
 from tlbook.evidence import claims
-from tlbook.evidence.effects import Effect
-from tools import ledger, replicate
+from tlbook.evidence.effects import Components, Effect
+from tools import ledger
 
 
 @pytest.fixture
@@ -39,15 +39,74 @@ def test_say_names_what_is_missing(shown):
 
 
 @pytest.mark.parametrize(
-    ("effect", "verdict"),
+    ("effect", "options", "verdict", "kind"),
     [
-        (Effect(0.1, 0.05, 0.15, 5), "supported"),
-        (Effect(-0.1, -0.15, -0.05, 5), "refuted"),
-        (Effect(0.1, -0.05, 0.25, 5), "not shown"),
+        (Effect(0.1, 0.05, 0.15, 5), {}, "supported", "trained"),
+        (Effect(-0.1, -0.15, -0.05, 5), {"kind": "exact"}, "refuted", "exact"),
+        (Effect(0.1, -0.05, 0.25, 5), {}, "undecided", "trained"),
+        (Effect(0.01, 0.005, 0.015, 5), {}, "negligible", "trained"),
+        (Effect(0.01, 0.005, 0.015, 5), {"margin": 0.001}, "supported", "trained"),
+        # nobody agreed which share of a loss or of the time does not matter
+        (Effect(0.01, 0.005, 0.015, 5), {"unit": "percent of the loss"}, "supported", "trained"),
+        (Effect(0.01, 0.005, 0.015, 5), {"unit": "percent of CPU seconds"}, "supported", "timing"),
+        (
+            Effect(0.01, 0.005, 0.015, 5),
+            {"unit": "percent", "margin": 0.02},
+            "negligible",
+            "trained",
+        ),
     ],
 )
-def test_verdict_follows_the_interval(effect, verdict):
-    assert claims.verdict(effect) == verdict
+def test_a_finding_has_its_verdict_and_kind(shown, effect, options, verdict, kind):
+    claims.finding("C2", effect, setting="here", **options)
+    data = shown[-1][claims.FINDING]
+    assert (data["verdict"], data["kind"]) == (verdict, kind)
+    assert f"→ **{verdict}**" in shown[-1]["text/markdown"]
+
+
+def test_undecided_says_what_would_have_been_seen(shown):
+    effect = Effect.over_seeds([0.1, -0.1, 0.05, -0.05, 0.02])
+    claims.finding("C2", effect, setting="here")
+    # standard error times the quantiles of Student's t with four degrees of freedom
+    error = (sum((v - 0.004) ** 2 for v in [0.1, -0.1, 0.05, -0.05, 0.02]) / 20) ** 0.5
+    size = 100 * error * (2.776445 + 0.940965)
+    assert f"undecided**: an effect of {size:.1f} points" in shown[-1]["text/markdown"]
+
+
+def test_a_finding_carries_what_its_interval_is_made_of(shown):
+    effect = Effect(0.1, 0.02, 0.18, 5, components=Components(0.0004, 0.0012, 9.5))
+    claims.finding(
+        "C2",
+        effect,
+        setting="here",
+        scores={"encoder": effect},
+        by_seed=[0.1, 0.1],
+        chosen_after_looking=True,
+    )
+    data = json.loads(json.dumps(shown[-1][claims.FINDING]))
+    assert data["error"] == pytest.approx(0.04)
+    assert data["components"] == {"seeds": 0.0004, "items": 0.0012, "df": 9.5}
+    assert data["scores"]["encoder"]["interval"] == [0.02, 0.18]
+    assert data["by_seed"] == [0.1, 0.1] and data["chosen_after_looking"] is True
+    assert claims.effect_of(data) == effect
+
+
+def test_where_runs_failed_nothing_is_decided(shown, measured):
+    reason = "1 of 5 runs lies far from the others"
+    failed = Effect(0.9, -1.0, 1.0, 5, unreliable=reason)
+    claims.finding("C2", failed, setting="here")
+    assert "**undecided**" in shown[-1]["text/markdown"] and reason in shown[-1]["text/markdown"]
+    cells = [v4.new_code_cell(outputs=[v4.new_output("display_data", data=shown[-1])])]
+    whole = chapter(shown, *(("C2", 0.1, 0.05, f"{k}") for k in range(3)))
+    ledger.collect({"01-a": v4.new_notebook(cells=cells), "02-b": whole})
+    row = ledger.load(ledger.MEASURED)["C2"]
+    assert row["findings"][0]["unreliable"] == reason and not row["findings"][0]["survives_fdr"]
+    assert row["counts"]["undecided"] == 1 and row["pooled"]["findings"] == 3
+
+
+def test_an_unknown_kind_is_refused(shown):
+    with pytest.raises(ValueError, match="kind"):
+        claims.finding("C2", Effect(0, 0, 0, 5), setting="anywhere", kind="sure")
 
 
 def test_a_claim_that_nobody_made_is_refused(shown):
@@ -72,67 +131,34 @@ def chapter(shown, *findings):
 
 @pytest.fixture
 def measured(shown, tmp_path, monkeypatch):
-    """A build that measures these findings; returns what its comparison with the record says."""
+    """A build that measures these findings; returns the ledger of it, which is the record too."""
     monkeypatch.chdir(tmp_path)
 
     def measure(*findings):
         ledger.collect({"01-a": chapter(shown, *findings)})
-        return replicate.compare(ledger.load(ledger.RECORD), ledger.load(ledger.MEASURED))
+        ledger.accept()
+        return ledger.load(ledger.RECORD)
 
     return measure
-
-
-def test_what_was_accepted_is_replicated(measured, capsys):
-    assert [row["remark"] for row in measured(("C2", 0.2, 0.1, "here"))] == ["not on record"]
-    ledger.accept()
-    (row,) = measured(("C2", 0.25, 0.1, "here"))
-    assert row["remark"] == ""
-    assert row["moved"] == pytest.approx(0.05 / (0.2 / 3.92), rel=1e-3)
-    assert replicate.main() == 0
-    assert "1 findings on record were measured again: 0 equal" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("again", "remark", "said"),
-    [
-        (("C2", 0.02, 0.1, "here"), "verdict turned", "now 0.0200 [-0.0800, 0.1200], not shown"),
-        (("C2", -0.2, 0.1, "here"), "verdict turned", "refuted"),
-        (("C2", 0.35, 0.1, "here"), "left its interval", "was 0.2000 [0.1000, 0.3000], supported"),
-        (("C2", 0.2, 0.1, "there"), "not measured", "not on record: C2, 01-a: there"),
-        (("C7", 0.2, 0.1, "here"), "not measured", "not on record: C7, 01-a: here"),
-    ],
-)
-def test_what_changed_is_reported_and_fails_nothing(measured, capsys, again, remark, said):
-    measured(("C2", 0.2, 0.1, "here"))
-    ledger.accept()
-    assert measured(again)[0]["remark"] == remark
-    assert replicate.main() == 0
-    out = capsys.readouterr().out
-    assert said in out and f"{remark}: 1" in out
-    assert ledger.check({"01-a": {"C2"}}) == []  # the record is what it was
-
-
-def test_without_a_build_there_is_nothing_to_replicate(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    assert replicate.main() == 1
-    assert "build the book first" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
         ({"verdict": "refuted"}, "'refuted', but the interval says 'supported'"),
+        ({"verdict": "not shown"}, "'not shown', but the interval says 'supported'"),
+        ({"margin": 0.5}, "'supported', but the interval says 'negligible'"),
         ({"effect": 0.5}, "the effect lies outside of its interval"),
         ({"seeds": 1}, "a single run is never a result"),
+        ({"kind": "sure"}, "no kind 'sure'"),
+        ({"survives_fdr": False}, "its counts or verdicts are not those of its findings"),
         ({"chapter": "02-b"}, "C2, 01-a: stated, not on record"),
         ({"chapter": "02-b"}, "C2, 02-b: on record, but not stated there"),
     ],
 )
 def test_a_fault_of_the_record_is_seen(measured, change, problem):
-    measured(("C2", 0.2, 0.1, "here"))
-    ledger.accept()
+    record = measured(("C2", 0.2, 0.1, "here"))
     assert ledger.check({"01-a": {"C2"}}) == []
-    record = ledger.load(ledger.RECORD)
     record["C2"]["findings"][0] |= change
     ledger.RECORD.write_text(json.dumps(record))
     assert any(problem in line for line in ledger.check({"01-a": {"C2"}}))
@@ -145,31 +171,97 @@ def test_a_damaged_record_is_seen(measured):
     assert "no whole record" in ledger.check({"01-a": {"C2"}})[0]
 
 
+@pytest.mark.parametrize("change", [{"verdict": "refuted"}, {"counts": {}}, {"pooled": {}}])
+def test_what_does_not_follow_from_the_findings_is_seen(measured, change):
+    record = measured(("C2", 0.2, 0.1, "here"))
+    record["C2"] |= change
+    ledger.RECORD.write_text(json.dumps(record))
+    (problem,) = ledger.check({"01-a": {"C2"}})
+    assert "C2: its counts or verdicts are not those of its findings" in problem
+
+
 def test_a_finding_on_record_twice_and_an_unknown_claim_are_seen(measured):
-    measured(("C2", 0.2, 0.1, "here"))
-    ledger.accept()
-    record = ledger.load(ledger.RECORD)
+    record = measured(("C2", 0.2, 0.1, "here"))
     record["C2"]["findings"] *= 2
-    record["C99"] = {"findings": [], "verdict": "not shown"}  # no id
+    record["C99"] = {"findings": [], "verdict": "undecided"}  # no id
     ledger.RECORD.write_text(json.dumps(record))
     problems = " ".join(ledger.check({"01-a": {"C2"}}))
     assert "twice on record" in problems and "is no claim of the documents" in problems
 
 
-def test_the_ledger_gathers_settings_into_one_verdict(measured):
-    measured(("C2", 0.2, 0.1, "here"), ("C2", -0.2, 0.1, "there"), ("C3", -0.2, 0.1, "here"))
-    rows = json.loads(ledger.MEASURED.read_text())
-    assert rows["C2"]["verdict"] == "supported only when: here"
-    assert rows["C3"]["verdict"] == "refuted"
-    assert rows["C2"]["findings"][0] == {
-        "chapter": "01-a",
-        "setting": "here",
-        "effect": 0.2,
-        "interval": [0.1, 0.3],
-        "level": 0.95,
-        "seeds": 5,
-        "verdict": "supported",
+def test_one_measurement_is_one_finding(measured):
+    """The harm and the help of one source are one number with two signs."""
+    record = measured(
+        *(("C2", 0.2, 0.1, "here"), ("C3", -0.2, 0.1, "there"), ("C7", 0.2, 0.1, "again")),
+        *(("C8", 0.2, 0.11, "wider"), ("C4", 0.0, 0.0, "none"), ("C5", 0.0, 0.0, "none either")),
+    )
+    assert ledger.repeated(record) == [
+        "one measurement is one finding: C2, 01-a: here; C3, 01-a: there; C7, 01-a: again"
+    ]
+    del record["C3"], record["C7"]
+    assert ledger.repeated(record) == []
+
+
+def test_a_row_of_the_ledger(measured):
+    record = measured(("C2", 0.2, 0.1, "here"), ("C2", 0.01, 0.005, "there"))
+    assert record["C2"]["findings"][0] == {
+        **{"chapter": "01-a", "setting": "here", "unit": "points", "kind": "trained"},
+        **{"chosen_after_looking": False, "effect": 0.2, "interval": [0.1, 0.3], "level": 0.95},
+        **{"seeds": 5, "error": 0.0510213, "components": None, "unreliable": ""},  # 0.2 / 3.92
+        **{"by_seed": None, "scores": None, "margin": 0.02, "verdict": "supported"},
+        "survives_fdr": True,
     }
+    counts = {"supported": 1, "refuted": 0, "negligible": 1, "undecided": 0}
+    assert record["C2"]["counts"] == counts and record["C2"]["pooled"] is None
+    assert claims.in_counts(counts) == "supported 1, refuted 0, negligible 1, undecided 0 of 2"
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "word"),
+    [
+        (["supported"], "supported"),
+        (["supported", "undecided"], "undecided"),
+        (["supported", "supported", "undecided"], "supported"),
+        (["supported", "supported", "doubtful", "undecided"], "undecided"),
+        (["supported"] * 9 + ["refuted"], "mixed"),
+        (["supported", "supported", "doubtful against"], "supported"),
+        (["refuted", "refuted", "negligible"], "refuted"),
+        (["supported", "negligible", "negligible"], "negligible"),
+        (["undecided"], "undecided"),
+        ([], "undecided"),
+    ],
+)
+def test_a_claim_needs_more_than_half_of_its_findings_and_none_against(verdicts, word):
+    raw = {"doubtful": "supported", "doubtful against": "refuted"}
+    findings = [
+        {"verdict": raw.get(v, v), "survives_fdr": v in ("supported", "refuted")} for v in verdicts
+    ]
+    assert ledger.overall(findings) == word
+
+
+def test_the_false_discovery_rate_counts_every_finding(measured):
+    """By hand: p = 0.0286 is clear alone and the third of 20 that may be below 0.05 * 3 / 20."""
+    alone = [("C2", 0.1, 0.0895, "close")]
+    (finding,) = measured(*alone)["C2"]["findings"]
+    assert finding["verdict"] == "supported" and finding["survives_fdr"]
+    many = [("C3", 0.3, 0.1, "a"), ("C3", 0.4, 0.1, "b")]
+    many += [("C4", 0.001 * k, 0.1, f"nothing {k}") for k in range(17)]
+    record = measured(*alone, *many)
+    assert not record["C2"]["findings"][0]["survives_fdr"]
+    assert record["C2"]["findings"][0]["verdict"] == "supported"  # beside it, not in its place
+    assert record["C2"]["verdict"] == "undecided"
+    assert [f["survives_fdr"] for f in record["C3"]["findings"]] == [True, True]
+
+
+def test_effects_in_points_are_pooled(measured):
+    settings = [("C2", value, 0.1, f"at {value}") for value in (0.1, 0.2, 0.3)]
+    pooled = measured(*settings)["C2"]["pooled"]
+    # equal variances: the mean, and Student's t with two and with one degree of freedom
+    assert pooled["mean"] == pytest.approx(0.2)
+    half = 4.302653 * 0.1 / 3**0.5
+    assert pooled["interval"] == pytest.approx([0.2 - half, 0.2 + half], abs=1e-5)
+    half = 12.7062 * (0.01 * 4 / 3 - 0.0510214**2) ** 0.5
+    assert pooled["prediction"] == pytest.approx([0.2 - half, 0.2 + half], abs=1e-4)
 
 
 def test_the_readme_figure_goes_with_the_record(measured, shown):

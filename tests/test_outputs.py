@@ -203,9 +203,14 @@ def test_a_report_that_no_build_writes(tmp_path, packed, capsys, change):
     assert "a runs here: " in capsys.readouterr().out
 
 
+SEEN = {
+    **{"effect": 0.1, "interval": [0.0, 0.2], "level": 0.95, "seeds": 5, "error": 0.05},
+    **{"components": {"seeds": 0.001, "items": 0.0015, "df": 7.5}, "unreliable": ""},
+}
 FINDS = {
-    **{"claim": "C2", "setting": "s", "effect": 0.1, "interval": [0.0, 0.2], "level": 0.95},
-    **{"seeds": 5, "verdict": "supported"},
+    **{"claim": "C2", "setting": "s", "unit": "points", "kind": "trained"},
+    **{"chosen_after_looking": False, **SEEN, "by_seed": [0.1, 0.2], "scores": {"arm": SEEN}},
+    **{"margin": 0.02, "verdict": "supported"},
 }
 
 
@@ -245,6 +250,10 @@ FINDS = {
         (FINDING, FINDS | {"claim": "C999"}),  # no id
         (FINDING, FINDS | {"effect": "high"}),
         (FINDING, FINDS | {"interval": [1.0]}),
+        (FINDING, FINDS | {"by_seed": ["<script>"]}),
+        (FINDING, FINDS | {"components": {"seeds": 0.1}}),
+        (FINDING, FINDS | {"scores": {"arm": {"effect": 0.1}}}),
+        (FINDING, FINDS | {"scores": {"arm": SEEN | {"interval": ["low", "high"]}}}),
     ],
 )
 def test_outputs_that_could_act_are_refused(mime, content):
@@ -274,6 +283,7 @@ def test_outputs_that_chapters_produce_are_taken():
         {"text/markdown": "**C2** *With a < b*<br>reviews: +1 [0, 2] → **supported**"},
         {"application/papermill.record/text/plain": "1.5"},
         {FINDING: FINDS},
+        {FINDING: FINDS | {"components": None, "by_seed": None, "scores": None}},
         {TABLE: {"name": "costs", "csv": "a\n1\n"}},
     ]
     for each in data:
@@ -300,7 +310,7 @@ def test_chapters_taken_can_be_run_anyway(tmp_path):
         content = (tmp_path / "outputs.zip").read_bytes()
         for value, problems in [
             ("0.1", []),
-            ("0.3", ["a: C2, here: 0.3000 here, outside [0.0000, 0.2000]"]),
+            ("0.3", ["a: C2, here: the effect moved by +3.92 standard errors"]),
         ]:
             patch.setenv("E", value)
             small = Book(here)

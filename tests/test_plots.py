@@ -60,6 +60,13 @@ def test_effects_are_colored_by_what_they_show():
     assert [tick.get_text() for tick in ax.get_yticklabels()] == list(named)
 
 
+def test_an_unreliable_effect_is_a_cross_without_an_interval():
+    failed = Effect(0.1, -1, 1, 5, unreliable="1 of 5 runs lies far from the others")
+    ax = plots.effects({"fine": Effect(0.1, 0.05, 0.15, 5), "failed": failed})
+    assert [line.get_marker() for line in ax.lines] == ["None", "o", "x", "None"]
+    assert list(ax.lines[2].get_xdata()) == [10] and ax.get_xlim()[1] < 20
+
+
 def test_transfer_table_names_rows_and_columns():
     ax = plots.transfer_table(np.array([[0.8, 0.6], [0.55, 0.9]]), ["a", "b"])
     assert [text.get_text() for text in ax.texts] == ["80", "60", "55", "90"]

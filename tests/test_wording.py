@@ -1,6 +1,7 @@
 """Effects in words: worked cases, boundaries, and what holds of any effect."""
 
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import nbformat
@@ -10,7 +11,7 @@ from nbclient import NotebookClient
 
 from tests.helpers import build, chapter, write
 from tlbook.evidence.effects import Effect
-from tlbook.evidence.wording import amount, in_words, span, verdict
+from tlbook.evidence.wording import amount, detectable, in_words, span, verdict
 from tools import export
 from tools.source import Book
 
@@ -154,6 +155,32 @@ def test_what_holds_of_any_effect():
             "undecided": "makes no clear difference: ",
         }
         assert words.startswith(start[outcome])
+
+
+def test_negligible_asks_for_the_interval_of_two_one_sided_tests():
+    """The 95 percent interval leaves the margin, the 90 percent one does not."""
+    measured = Effect.over_seeds([-0.010, 0.01, 0.02, 0.016, 0.002])
+    assert measured.high > 0.02 > measured.at(0.9).high
+    assert verdict(measured) == verdict(-measured) == "negligible"
+    assert verdict(replace(measured, components=None)) == "undecided"
+    assert verdict(measured, 0.01) == "undecided"
+
+
+def test_what_could_have_been_seen():
+    undecided = Effect.over_seeds([0.1, -0.05, 0.02, 0.04])
+    assert verdict(undecided) == "undecided"
+    size = amount(undecided.detectable())
+    assert detectable(undecided) == (
+        f"an effect of {size} would be found in 80 percent of such experiments"
+    )
+
+
+def test_an_unreliable_effect_is_undecided_and_says_why():
+    failed = Effect(0.01, -1, 1, 5, unreliable="1 of 5 runs lies far from the others")
+    for margin in (0.02, 2):
+        assert verdict(failed, margin) == "undecided"
+    assert in_words(failed) == "makes no clear difference: 1 of 5 runs lies far from the others"
+    assert detectable(failed).startswith("no telling")
 
 
 # In the book

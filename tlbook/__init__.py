@@ -34,7 +34,7 @@ HOMES = {
     "evidence.effects": "Effect balanced_accuracy episode_accuracy",
     "evidence.recording": "recorded",
     "evidence.wording": "in_words",
-    "evidence": "claims plots",
+    "evidence": "claims plots pooling",
     "sources": "assets hubs",
 }
 _HOME = {name: module for module, names in HOMES.items() for name in names.split()}

@@ -9,16 +9,33 @@ the tables behind figures (:func:`tlbook.evidence.claims.keep_table`) and the ta
 """
 
 import json
+from collections import defaultdict
 from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
 
 import pandas as pd
 from nbformat import NotebookNode
 
-from tlbook.evidence.claims import FINDING, METHOD, TABLE, table
+from tlbook.evidence import wording
+from tlbook.evidence.claims import (
+    FINDING,
+    KINDS,
+    METHOD,
+    TABLE,
+    VERDICTS,
+    effect_of,
+    in_counts,
+    table,
+)
+from tlbook.evidence.pooling import adjusted_p_values, pool
 
 MEASURED = Path("_build/claims.json")
 RECORD = Path("results/claims.json")
+#: The share of decided findings, over the whole ledger, that may be false.
+FALSE_DISCOVERIES = 0.05
+#: With fewer findings in points, how far they differ cannot be estimated, and none are pooled.
+POOLED_FROM = 3
 #: What running each chapter took, as measured here and on record.
 MEASURED_COSTS = Path("_build/chapters.json")
 COSTS = Path("results/chapters.json")
@@ -46,10 +63,9 @@ def collect(executed: Mapping[str, NotebookNode]) -> None:
             if any((chapter, data["setting"]) == (f["chapter"], f["setting"]) for f in findings):
                 raise ValueError(f"{chapter}: {claim} has two findings in {data['setting']!r}")
             findings.append(_row(chapter, data))
-    for row in ledger.values():
-        row["verdict"] = overall(row["findings"])
+    ordered = dict(sorted(ledger.items(), key=lambda item: int(item[0][1:])))
     MEASURED.parent.mkdir(exist_ok=True)
-    MEASURED.write_text(_dumps(dict(sorted(ledger.items(), key=lambda item: int(item[0][1:])))))
+    MEASURED.write_text(_dumps(summarized(ordered)))
     for figure in _readme_figures(executed):
         MEASURED_FIGURE.write_text(figure)
     kept = [kept for notebook in executed.values() for kept in _carried(notebook, TABLE)]
@@ -66,17 +82,66 @@ def collect(executed: Mapping[str, NotebookNode]) -> None:
     _write_tables(MEASURED_TABLES, tables)
 
 
+def summarized(ledger: Mapping[str, dict]) -> dict[str, dict]:
+    """Fill in what follows from the findings of a ledger, and change nothing else.
+
+    Each finding gets ``survives_fdr``: whether its effect differs from none when the share of false
+    ones among all that the ledger calls different is held at five percent. It is about a
+    difference, so a negligible finding may survive as well as not. Each claim gets ``counts`` of
+    its verdicts, its own ``verdict`` (:func:`overall`), and ``pooled``, the random-effects mean of
+    its findings in points (None if there are too few).
+    """
+    ledger = deepcopy(dict(ledger))
+    findings = [finding for row in ledger.values() for finding in row.get("findings", [])]
+    adjusted = adjusted_p_values([effect_of(f) for f in findings]) if findings else []
+    for finding, p in zip(findings, adjusted, strict=True):
+        finding["survives_fdr"] = bool(p <= FALSE_DISCOVERIES)
+    for row in ledger.values():
+        found = row.get("findings", [])
+        row["counts"] = {v: sum(f["verdict"] == v for f in found) for v in VERDICTS}
+        row["verdict"] = overall(found)
+        row["pooled"] = _pooled(found)
+    return ledger
+
+
 def overall(findings: list[dict]) -> str:
-    """One verdict from the findings in several settings."""
-    settings = {
-        verdict: [f["setting"] for f in findings if f["verdict"] == verdict]
-        for verdict in ("supported", "refuted", "not shown")
-    }
-    if not settings["supported"]:
-        return "refuted" if settings["refuted"] else "not shown"
-    if not settings["refuted"] and not settings["not shown"]:
-        return "supported"
-    return "supported only when: " + "; ".join(settings["supported"])
+    """One word for a claim, from its findings in all settings.
+
+    A claim comes without conditions. So one setting that clearly refutes it is enough to say that
+    it needs some, however many support it: "mixed". And one that supports it is not enough, since
+    it may be the one of many that was looked for: a verdict needs more than half of the findings.
+    What speaks for or against is a finding that survives the false discovery rate; another one is
+    as good as undecided here.
+
+    Returns
+    -------
+    {"mixed", "supported", "refuted", "negligible", "undecided"}
+        "mixed" if some support and some refute; else the verdict of more than half of the findings;
+        else "undecided". Verdicts are counted, not weighed, which is why the effects are pooled
+        beside them: counting finds little where each experiment is small (Hedges and Olkin, 1980,
+        doi 10.1037/0033-2909.88.2.359).
+    """
+    words = [
+        f["verdict"] if f["survives_fdr"] or f["verdict"] == "negligible" else "undecided"
+        for f in findings
+    ]
+    if {"supported", "refuted"} <= set(words):
+        return "mixed"
+    return next((v for v in VERDICTS if 2 * words.count(v) > len(words)), "undecided")
+
+
+def repeated(ledger: Mapping[str, dict]) -> list[str]:
+    """Findings that are one measurement, as equal effects and intervals show, also of other sign.
+
+    One measurement is one piece of evidence: stated under two claims, it would count twice.
+    """
+    named = defaultdict(list)
+    for (claim, chapter, setting), finding in by_setting(ledger).items():
+        low, high = finding["interval"]
+        seen = (finding["effect"], low, high)
+        if low < high:  # where nothing varied, equal numbers are no sign
+            named[max(seen, (-seen[0], -high, -low))].append(f"{claim}, {chapter}: {setting}")
+    return [f"one measurement is one finding: {'; '.join(n)}" for n in named.values() if n[1:]]
 
 
 def check(stated: Mapping[str, set[str]]) -> list[str]:
@@ -96,26 +161,30 @@ def check(stated: Mapping[str, set[str]]) -> list[str]:
         for finding in row["findings"]:
             name = f"{claim}, {finding['chapter']}: {finding['setting']}"
             low, high = finding["interval"]
-            verdict = "supported" if low > 0 else "refuted" if high < 0 else "not shown"
             if not low <= finding["effect"] <= high:
                 problems.append(f"{name}: the effect lies outside of its interval")
-            if finding["verdict"] != verdict:
-                problems.append(
-                    f"{name}: {finding['verdict']!r}, but the interval says {verdict!r}"
-                )
+            elif finding["verdict"] != (said := verdict_of(finding)):
+                problems.append(f"{name}: {finding['verdict']!r}, but the interval says {said!r}")
+            if finding["kind"] not in KINDS:
+                problems.append(f"{name}: no kind {finding['kind']!r}: use {', '.join(KINDS)}")
             if finding["seeds"] < 2:
                 problems.append(f"{name}: a single run is never a result")
             if (key := (finding["chapter"], finding["setting"])) in seen:
                 problems.append(f"{name}: twice on record")
             seen.add(key)
             on_record.setdefault(finding["chapter"], set()).add(claim)
-        if row["findings"] and row["verdict"] != overall(row["findings"]):
-            problems.append(f"{claim}: its verdict is not that of its findings")
+    for claim, row in summarized(record).items():
+        if row["findings"] and row != record[claim]:
+            problems.append(f"{claim}: its counts or verdicts are not those of its findings")
     for chapter, claims in sorted(on_record.items()):
         for claim in sorted(claims ^ stated.get(chapter, set())):
             what = "on record, but not stated there" if claim in claims else "stated, not on record"
             problems.append(f"{claim}, {chapter}: {what} (`make book`, then `make ledger`)")
     return [f"{RECORD}: {problem}" for problem in problems]
+
+
+def verdict_of(finding: Mapping) -> str:
+    return wording.verdict(effect_of(finding), finding["margin"])
 
 
 def accept() -> None:
@@ -126,7 +195,10 @@ def accept() -> None:
     RECORD.write_text(MEASURED.read_text())
     if MEASURED_COSTS.exists():
         COSTS.write_text(MEASURED_COSTS.read_text())
-    print(f"{RECORD}: {len(load(RECORD))} claims on record")
+    for claim, row in load(RECORD).items():
+        print(f"{claim}: {row['verdict']} ({in_counts(row['counts'])})")
+    for problem in repeated(load(RECORD)):
+        print(problem)
     if MEASURED_FIGURE.exists():
         FIGURE.parent.mkdir(exist_ok=True)
         FIGURE.write_text(MEASURED_FIGURE.read_text())
@@ -166,15 +238,36 @@ def _readme_figures(executed: Mapping[str, NotebookNode]) -> list[str]:
 
 def _row(chapter: str, data: dict) -> dict:
     """A finding as the ledger keeps it, in reading order."""
-    return {
-        "chapter": chapter,
-        "setting": data["setting"],
-        "effect": round(data["effect"], 4),
-        "interval": [round(limit, 4) for limit in data["interval"]],
-        "level": data["level"],
-        "seeds": data["seeds"],
-        "verdict": data["verdict"],
+    return {"chapter": chapter} | {
+        name: _rounded(value) for name, value in data.items() if name != "claim"
     }
+
+
+def _rounded(value: object) -> object:
+    """Numbers with six digits, also inside of lists and tables."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, list):
+        return [_rounded(item) for item in value]
+    if isinstance(value, dict):
+        return {name: _rounded(item) for name, item in value.items()}
+    return value
+
+
+def _pooled(findings: list[dict]) -> dict | None:
+    effects = [effect_of(f) for f in findings if f["unit"] == "points" and not f["unreliable"]]
+    if len(effects) < POOLED_FROM:
+        return None
+    found = pool(effects)
+    return _rounded(
+        {
+            "findings": len(effects),
+            "mean": found.mean.value,
+            "interval": [found.mean.low, found.mean.high],
+            "prediction": [found.prediction.low, found.prediction.high],
+            "tau": found.tau,
+        }
+    )
 
 
 def by_setting(ledger: dict) -> dict[tuple[str, str, str], dict]:

@@ -32,6 +32,7 @@ import nbformat
 from nbformat import NotebookNode
 
 from tlbook.evidence.claims import FINDING, METHOD, TABLE, table
+from tools import replicate
 
 MANIFEST = "manifest.json"
 #: Bytes that one file of an archive, and that an archive, may have
@@ -66,12 +67,7 @@ class OutputsError(Exception):
 
 def machine() -> str:
     """The kind of machine, such as ``"x86_64 AMD EPYC 7763, 2 cores"``."""
-    model = platform.processor()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        found = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.MULTILINE)
-        model = found[1] if found else model
-    words = [platform.machine(), *([model] if model and model != platform.machine() else [])]
+    words = dict.fromkeys([platform.machine(), replicate.processor()])
     return f"{' '.join(words)}, {os.cpu_count()} cores"
 
 
@@ -276,11 +272,16 @@ def check_output(output: NotebookNode) -> None:
             raise OutputsError(f"an output of the type {mime!r}")
 
 
+_MEASURED = {
+    **{"effect": float, "interval": list, "level": float, "seeds": int, "error": float},
+    **{"components": dict | None, "unreliable": str},
+}
 _FIELDS = {
     TABLE: {"name": str, "csv": str},
     FINDING: {
-        **{"claim": str, "setting": str, "effect": float, "interval": list, "level": float},
-        **{"seeds": int, "verdict": str},
+        **{"claim": str, "setting": str, "unit": str, "kind": str, "chosen_after_looking": bool},
+        **_MEASURED,
+        **{"by_seed": list | None, "scores": dict | None, "margin": float, "verdict": str},
     },
     METHOD: {
         **{"method": str, "setting": str, "control": str, "gain": float, "low": float},
@@ -291,19 +292,32 @@ _FIELDS = {
 
 def _check_json(mime: str, content: dict) -> None:
     """What goes into files of this checkout has the names and types that chapters write."""
-    fields = _FIELDS[mime]
-    if not isinstance(content, dict) or content.keys() != fields.keys():
-        raise OutputsError(f"{mime} with other fields than {', '.join(fields)}")
-    for name, kind in fields.items():
-        if not isinstance(content[name], (int, float) if kind is float else kind):
-            raise OutputsError(f"{mime} where {name} is {content[name]!r}")
+    _check_fields(mime, content, _FIELDS[mime])
     if mime == TABLE and not re.fullmatch(r"[a-z0-9-]+", content["name"]):
         raise OutputsError(f"a table with the name {content['name']!r}")
     if mime == FINDING:
         if content["claim"] not in table()["claims"]:
             raise OutputsError(f"a finding on {content['claim']!r}, which nobody claims")
-        if [type(limit) for limit in content["interval"]] != [float, float]:
-            raise OutputsError(f"{mime} where interval is {content['interval']!r}")
+        _check_numbers(mime, "by_seed", content["by_seed"] or [])
+        for measured in (content, *(content["scores"] or {}).values()):
+            if measured is not content:
+                _check_fields(mime, measured, _MEASURED)
+            _check_numbers(mime, "interval", measured["interval"], 2)
+            if parts := measured["components"]:
+                _check_fields(mime, parts, dict.fromkeys(("seeds", "items", "df"), float))
+
+
+def _check_fields(mime: str, content: object, fields: dict) -> None:
+    if not isinstance(content, dict) or content.keys() != fields.keys():
+        raise OutputsError(f"{mime} with other fields than {', '.join(fields)}")
+    for name, kind in fields.items():
+        if not isinstance(content[name], (int, float) if kind is float else kind):
+            raise OutputsError(f"{mime} where {name} is {content[name]!r}")
+
+
+def _check_numbers(mime: str, name: str, values: list, count: int | None = None) -> None:
+    if any(type(value) is not float for value in values) or len(values) != (count or len(values)):
+        raise OutputsError(f"{mime} where {name} is {values!r}")
 
 
 class _Markup(HTMLParser):
@@ -404,16 +418,13 @@ def findings(notebook: NotebookNode) -> dict[str, dict]:
 
 
 def differences(was: dict[str, dict], now: dict[str, dict]) -> list[str]:
-    """Findings that are not the same: verdicts, and effects outside the interval that was said."""
+    """Findings that contradict the archive, by the rule of :mod:`tools.replicate`."""
     found = [f"{name}: only in the archive" for name in was.keys() - now.keys()]
     found += [f"{name}: not in the archive" for name in now.keys() - was.keys()]
     for name in sorted(was.keys() & now.keys()):
-        one, other = was[name], now[name]
-        low, high = one["interval"]
-        if one["verdict"] != other["verdict"]:
-            found.append(f"{name}: {one['verdict']} in the archive, {other['verdict']} here")
-        elif not low <= other["effect"] <= high:
-            found.append(f"{name}: {other['effect']:.4f} here, outside [{low:.4f}, {high:.4f}]")
+        said = replicate.judge(was[name], now[name])
+        if said["color"] == "red":
+            found.append(f"{name}: {'; '.join(said['reasons'])}")
     return found
 
 

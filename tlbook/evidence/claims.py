@@ -8,7 +8,8 @@ the findings into the ledger ``results/claims.json``. Tables behind a figure tra
 
 import re
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -16,8 +17,10 @@ from typing import Any
 import pandas as pd
 from IPython.display import Markdown, display
 
+from tlbook import checks
 from tlbook.code import lines_of_code
-from tlbook.evidence.effects import Effect
+from tlbook.evidence.effects import Components, Effect
+from tlbook.evidence.wording import MARGIN, detectable, verdict
 
 #: The type of the output that carries a finding.
 FINDING = "application/vnd.tlbook.finding+json"
@@ -25,6 +28,10 @@ FINDING = "application/vnd.tlbook.finding+json"
 TABLE = "application/vnd.tlbook.table+json"
 #: The type of the output that carries what a method gained.
 METHOD = "application/vnd.tlbook.method+json"
+#: What a finding can say of its claim.
+VERDICTS = ("supported", "refuted", "negligible", "undecided")
+#: What a finding was measured with, from the most to the least repeatable on another machine.
+KINDS = ("exact", "trained", "timing")
 #: Every number recorded in this process, by name.
 recorded: dict[str, float | str] = {}
 
@@ -160,23 +167,18 @@ def method(
     display({METHOD: data, "text/markdown": sentence, "text/plain": sentence}, raw=True)
 
 
-def verdict(effect: Effect) -> str:
-    """Say what an effect shows of a claim that expects it to be positive.
-
-    Parameters
-    ----------
-    effect : Effect
-        A difference with its interval.
-
-    Returns
-    -------
-    {"supported", "refuted", "not shown"}
-        "supported" or "refuted" if the whole interval lies above or below zero, else "not shown".
-    """
-    return {1: "supported", -1: "refuted", 0: "not shown"}[effect.sign]
-
-
-def finding(claim: str, effect: Effect, *, setting: str, unit: str = "points") -> None:
+def finding(
+    claim: str,
+    effect: Effect,
+    *,
+    setting: str,
+    unit: str = "points",
+    margin: float | None = None,
+    kind: str | None = None,
+    scores: Mapping[str, Effect] | None = None,
+    by_seed: Sequence[float] | None = None,
+    chosen_after_looking: bool = False,
+) -> None:
     """State what an experiment says of a claim, and pass it on to the ledger.
 
     Parameters
@@ -190,27 +192,107 @@ def finding(claim: str, effect: Effect, *, setting: str, unit: str = "points") -
         setting.
     unit : str, default "points"
         What a hundredth of the effect is called.
+    margin : float, optional
+        The margin of practical equivalence, in shares of one. By default that of
+        :mod:`tlbook.evidence.wording` for points. In other units it is 0, so that nothing is
+        negligible: nobody agreed how many percent of a time or a loss do not matter.
+    kind : {"exact", "trained", "timing"}, optional
+        How closely another machine must repeat the effect. "exact": all arms are linear or convex
+        models on fixed features, which differ by rounding alone. "trained": a network was trained,
+        and another machine trains another network. "timing": the effect is of times. By default
+        "timing" if the unit counts seconds, else "trained", for which the rule is the more lenient.
+    scores : dict of str to Effect, optional
+        The score of each arm. An error that hits both arms alike shows in them and not in the
+        effect.
+    by_seed : (seeds,) sequence of float, optional
+        The effect of each seed, in shares of one.
+    chosen_after_looking : bool, default False
+        Whether the setting was chosen after its result or that of its neighbors had been seen.
 
     Raises
     ------
     KeyError
         If the documents make no such claim.
+    ValueError
+        If the kind is another one, or :func:`tlbook.evidence.wording.verdict` refuses the effect.
     """
     claims = table()["claims"]
     if claim not in claims:
         raise KeyError(f"no claim {claim!r}: the documents make {', '.join(claims)}")
-    outcome = verdict(effect)
+    if margin is None:
+        margin = MARGIN if unit == "points" else 0.0
+    if kind is None:
+        kind = "timing" if "seconds" in unit else "trained"
+    outcome = verdict(effect, margin)
     data = {
         "claim": claim,
         "setting": setting,
-        "effect": effect.value,
-        "interval": [effect.low, effect.high],
-        "level": effect.level,
-        "seeds": effect.seeds,
+        "unit": unit,
+        "kind": checks.choice("kind", kind, KINDS),
+        "chosen_after_looking": bool(chosen_after_looking),
+        **_measured(effect),
+        "by_seed": None if by_seed is None else [float(value) for value in by_seed],
+        "scores": scores and {arm: _measured(score) for arm, score in scores.items()},
+        "margin": margin,
         "verdict": outcome,
     }
     sentence = (
         f"**{claim}** *{claims[claim]['text']}*<br>{setting}: {effect} {unit} "
         f"({effect.level:.0%} interval, {effect.seeds} seeds) → **{outcome}**"
     )
+    if outcome == "undecided" and unit == "points":
+        sentence += f": {detectable(effect)}"
     display({FINDING: data, "text/markdown": sentence, "text/plain": sentence}, raw=True)
+
+
+def _measured(effect: Effect) -> dict[str, Any]:
+    """An effect as JSON."""
+    return {
+        "effect": float(effect.value),
+        "interval": [float(effect.low), float(effect.high)],
+        "level": effect.level,
+        "seeds": effect.seeds,
+        "error": float(effect.error),
+        "components": effect.components and asdict(effect.components),
+        "unreliable": effect.unreliable,
+    }
+
+
+def effect_of(finding: Mapping[str, Any]) -> Effect:
+    """Return the effect of a finding, as a chapter stated it or as the ledger has it.
+
+    Parameters
+    ----------
+    finding : dict
+        A finding.
+
+    Returns
+    -------
+    Effect
+        Its effect, with what the variance consists of, where that is known.
+    """
+    return Effect(
+        finding["effect"],
+        *finding["interval"],
+        finding["seeds"],
+        finding["level"],
+        components=finding["components"] and Components(**finding["components"]),
+        unreliable=finding["unreliable"],
+    )
+
+
+def in_counts(counts: Mapping[str, int]) -> str:
+    """Word how many findings of a claim have each verdict: all of them, not the supporting alone.
+
+    Parameters
+    ----------
+    counts : dict of str to int
+        Number of findings by verdict.
+
+    Returns
+    -------
+    str
+        "supported 3, refuted 1, negligible 2, undecided 4 of 10".
+    """
+    shown = ", ".join(f"{verdict} {counts[verdict]}" for verdict in VERDICTS)
+    return f"{shown} of {sum(counts.values())}"

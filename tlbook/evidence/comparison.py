@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 from tlbook import checks
 from tlbook.data import Dataset, sample
-from tlbook.evidence.effects import Effect, balanced_accuracy, pigeonhole_interval
+from tlbook.evidence.effects import Effect, balanced_accuracy, balanced_means
 
 #: (labeled rows, test rows, seed) -> predicted labels, or (predicted labels, CPU seconds) of an arm
 #: that times its training alone.
@@ -205,9 +205,10 @@ class Comparison:
         Returns
         -------
         Effect
-            Labels per class, with an interval that counts what :func:`balanced_accuracy` counts.
-            The smallest of all budgets means "at most", and the largest means "at least", because
-            the curve does not go further.
+            Labels per class. The limits enclose the budgets at which the control's score is not
+            clearly below or above the arm's, by the interval of :func:`balanced_accuracy`. The
+            smallest of all budgets means "at most", and the largest means "at least", because the
+            curve does not go further.
 
         Raises
         ------
@@ -218,18 +219,25 @@ class Comparison:
         if not len(budgets):
             raise ValueError("the curve needs budgets in labels per class, and there is None alone")
         runs = [self._at(arm, budget), *(self._at(control, int(number)) for number in budgets)]
-
-        def needed(scores: np.ndarray) -> np.ndarray:
-            curves = np.maximum.accumulate(scores[1:], axis=0)
-            return np.exp(
-                [
-                    _reached(score, curve, np.log(budgets))
-                    for score, curve in zip(scores[0], curves.T, strict=True)
-                ]
-            )
-
-        effect = pigeonhole_interval(needed, self.y, np.stack(runs) == self.y, self.groups)
-        return replace(effect, unit="labels per class")
+        means = balanced_means(self.y, (np.stack(runs) == self.y).astype(float), self.groups)
+        score, *curve = means.values.mean(1)
+        x = np.log(budgets)
+        value = _reached(score, np.maximum.accumulate(curve), x)
+        # Fieller's interval: where the arm's score less the curve's may be zero, up to rounding
+        places = np.unique([value, *x, *np.linspace(x[0], x[-1], 50 * (len(x) - 1) + 1)])
+        on_curve = np.stack([np.interp(places, x, row) for row in np.eye(len(x))], 1)
+        ahead = [means.contrast(np.array([1, *-weights])) for weights in on_curve]
+        low = next((at for at, e in zip(places, ahead, strict=True) if e.low <= 1e-12), x[-1])
+        high = next((at for at, e in zip(places, ahead, strict=True) if e.high <= 1e-12), x[-1])
+        least, most = float(budgets[0]), float(budgets[-1])
+        value, low, high = (float(np.clip(np.exp(at), least, most)) for at in (value, low, high))
+        effect = Effect(
+            value, min(low, value), max(high, value), len(self.seeds), unit="labels per class"
+        )
+        for one in np.eye(len(runs)):
+            if reason := means.contrast(one).unreliable:
+                return replace(effect, low=least, high=most, unreliable=reason)
+        return effect
 
     def saving(self, arm: str, control: str, budget: int | None) -> Effect:
         """Compute the share of the control's CPU seconds that an arm saves.

@@ -133,6 +133,8 @@ def transfer_table(values: np.ndarray, domains: Sequence[str], ax: Axes | None =
 def effects(named: dict[str, Effect], ax: Axes | None = None) -> Axes:
     """Draw effects as points with their intervals, one below the other, and the line of no effect.
 
+    An effect that is unreliable is a cross without an interval.
+
     Parameters
     ----------
     named : dict of str to tlbook.evidence.effects.Effect
@@ -148,6 +150,9 @@ def effects(named: dict[str, Effect], ax: Axes | None = None) -> Axes:
     ax = ax or plt.subplots(figsize=(7, 0.8 + 0.4 * len(named)))[1]
     for row, effect in enumerate(named.values()):
         color = {1: COLORS[2], 0: COLORS[6], -1: COLORS[1]}[effect.sign]
+        if effect.unreliable:
+            ax.plot(100 * effect.value, row, "x", color=color)
+            continue
         ax.plot([100 * effect.low, 100 * effect.high], [row, row], color=color, linewidth=2)
         ax.plot(100 * effect.value, row, "o", color=color)
     ax.axvline(0, color="black", linewidth=1)

@@ -44,7 +44,7 @@ def verdict(effect: Measured, margin: float = MARGIN) -> str:
     ----------
     effect : Effect
         A difference with its interval, in shares of one. If it has a ``level``, that is at least
-        0.9.
+        0.9. For a claim that expects a negative effect, give ``-effect``.
     margin : float, default 0.02
         The margin of practical equivalence, in shares of one. Differences up to it do not matter.
         With 0 every difference matters.
@@ -52,8 +52,10 @@ def verdict(effect: Measured, margin: float = MARGIN) -> str:
     Returns
     -------
     {"negligible", "supported", "refuted", "undecided"}
-        "negligible" if the whole interval lies within the margin, its ends included. Else
-        "supported" or "refuted" if the whole interval lies above or below zero. Else "undecided".
+        "negligible" if the 90 percent interval lies within the margin, its ends included: two
+        one-sided tests at 5 percent (Schuirmann, 1987, doi 10.1007/BF01068419). Else "supported" or
+        "refuted" if the effect's own interval lies above or below zero. Else "undecided", as is
+        whatever has a reason in ``unreliable``; :func:`detectable` says what could have been seen.
 
     Raises
     ------
@@ -68,11 +70,12 @@ def verdict(effect: Measured, margin: float = MARGIN) -> str:
             f"{value} with the interval {low} to {high} is no effect: check its limits"
         )
     checks.number("level", getattr(effect, "level", 0.95), least=0.9, below=1)
-    # Two one-sided tests at 5 percent ask for the 90 percent interval within the margin. The
-    # effect's own interval is asked instead, 95 percent as a rule: it is wider, so "negligible" is
-    # said too rarely, never too often. Scaling it down would take the normal shape for granted, and
-    # percentiles of a bootstrap need not have it.
-    if -margin <= low and high <= margin:
+    if getattr(effect, "unreliable", ""):
+        return "undecided"
+    # Without components, an effect's own interval is asked: it is wider, so "negligible" is said
+    # too rarely, never too often. Scaling it would take the normal shape for granted.
+    inner = effect.at(0.9) if getattr(effect, "components", None) else effect
+    if -margin <= inner.low and inner.high <= margin:
         return "negligible"
     if low > 0:
         return "supported"
@@ -106,7 +109,8 @@ def in_words(
     -------
     str
         "gains 10.7 points", "loses 3.2 points", "makes no difference that matters (within 2
-        points)", or "makes no clear difference: anything from 4 points less to 6 more".
+        points)", or "makes no clear difference: anything from 4 points less to 6 more"; in place of
+        the last, the reason if the effect is unreliable.
 
     Raises
     ------
@@ -119,9 +123,38 @@ def in_words(
         within = f" that matters (within {amount(margin, unit, digits)})" if margin else ""
         return f"make{s} no difference{within}"
     if outcome == "undecided":
-        return f"make{s} no clear difference: {span(effect, unit, digits)}"
+        reason = getattr(effect, "unreliable", "") or span(effect, unit, digits)
+        return f"make{s} no clear difference: {reason}"
     verb = "gain" if outcome == "supported" else "lose"
     return f"{verb}{s} {amount(effect.value, unit, digits)}"
+
+
+def detectable(
+    effect: Measured, power: float = 0.8, *, unit: str = "point", digits: int = 1
+) -> str:
+    """Word how large an effect would have had to be to be found.
+
+    Parameters
+    ----------
+    effect : Effect
+        An effect with a method ``detectable``.
+    power : float, default 0.8
+        How often an effect of this size is found.
+    unit : str, default "point"
+        What a hundredth is called, in the singular: "point" or "percent".
+    digits : int, default 1
+        How many decimals are shown at most.
+
+    Returns
+    -------
+    str
+        "an effect of 4.4 points would be found in 80 percent of such experiments", or that there is
+        no telling if the effect is unreliable.
+    """
+    if getattr(effect, "unreliable", ""):
+        return f"no telling which effect would be found: {effect.unreliable}"
+    size = amount(effect.detectable(power), unit, digits)
+    return f"an effect of {size} would be found in {100 * power:.0f} percent of such experiments"
 
 
 def amount(share: float, unit: str = "point", digits: int = 1) -> str:
