@@ -176,6 +176,27 @@ def test_intervals_of_labels_hold_the_truth():
     assert 0.92 <= np.mean(held) <= 0.98
 
 
+def test_intervals_of_equivalent_budgets_hold_the_truth():
+    """The arm scores 0.70, the control 0.55, 0.65, 0.74 and 0.80; seeds and items vary."""
+    truth = 4 ** (1 + 5 / 9)
+    rng, held = np.random.default_rng(1), []
+    y, budgets, seeds = np.zeros(150, int), (1, 4, 16, 64), tuple(range(5))
+    for _ in range(80):
+        item = rng.uniform(-0.1, 0.1, 150)  # harder and easier ones, and lucky seeds
+        right = {
+            arm: rng.random((4, 5, 150)) < means + rng.uniform(-0.1, 0.1, (4, 5, 1)) + item
+            for arm, means in {
+                "arm": np.full((4, 1, 1), 0.70),
+                "control": np.reshape([0.55, 0.65, 0.74, 0.80], (4, 1, 1)),
+            }.items()
+        }
+        predictions = {arm: 1 - found.astype(int) for arm, found in right.items()}
+        compared = Comparison("a", budgets, seeds, y, np.arange(150), predictions, {})
+        effect = compared.equivalent_budget("arm", "control", 4)
+        held.append(effect.low <= truth <= effect.high)
+    assert 0.9 <= np.mean(held) < 1
+
+
 # What an effect says about itself
 
 

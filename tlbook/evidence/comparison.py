@@ -223,7 +223,8 @@ class Comparison:
         score, *curve = means.values.mean(1)
         x = np.log(budgets)
         value = _reached(score, np.maximum.accumulate(curve), x)
-        # Fieller's interval: where the arm's score less the curve's may be zero, up to rounding
+        # Fieller's interval: where the arm's score less the curve's may be zero, up to rounding. A
+        # jackknife or a gradient of the budget itself would fail at the curve's kinks and ends
         places = np.unique([value, *x, *np.linspace(x[0], x[-1], 50 * (len(x) - 1) + 1)])
         on_curve = np.stack([np.interp(places, x, row) for row in np.eye(len(x))], 1)
         ahead = [means.contrast(np.array([1, *-weights])) for weights in on_curve]
