@@ -74,19 +74,14 @@ def test_undecided_says_what_would_have_been_seen(shown):
 
 
 def test_a_finding_carries_what_its_interval_is_made_of(shown):
-    effect = Effect(0.1, 0.02, 0.18, 5, components=Components(0.0004, 0.0012, 9.5))
-    claims.finding(
-        "C2",
-        effect,
-        setting="here",
-        scores={"encoder": effect},
-        by_seed=[0.1, 0.1],
-        chosen_after_looking=True,
-    )
+    parts = Components(0.0004, 0.0012, 9.5)
+    score = Effect(0.9, 0.82, 0.98, 2, components=parts)
+    effect = Effect(0.1, 0.02, 0.18, 2, components=parts, by_seed=(0.1, 0.1), scores=(score, score))
+    claims.finding("C2", effect, setting="here", chosen_after_looking=True)
     data = json.loads(json.dumps(shown[-1][claims.FINDING]))
     assert data["error"] == pytest.approx(0.04)
     assert data["components"] == {"seeds": 0.0004, "items": 0.0012, "df": 9.5}
-    assert data["scores"]["encoder"]["interval"] == [0.02, 0.18]
+    assert [score["interval"] for score in data["scores"]] == [[0.82, 0.98]] * 2
     assert data["by_seed"] == [0.1, 0.1] and data["chosen_after_looking"] is True
     assert claims.effect_of(data) == effect
 
@@ -208,7 +203,7 @@ def test_a_row_of_the_ledger(measured):
         **{"chapter": "01-a", "setting": "here", "unit": "points", "kind": "trained"},
         **{"chosen_after_looking": False, "effect": 0.2, "interval": [0.1, 0.3], "level": 0.95},
         **{"seeds": 5, "error": 0.0510213, "components": None, "unreliable": ""},  # 0.2 / 3.92
-        **{"by_seed": None, "scores": None, "margin": 0.02, "verdict": "supported"},
+        **{"by_seed": [], "scores": [], "margin": 0.02, "verdict": "supported"},
         "survives_fdr": True,
     }
     counts = {"supported": 1, "refuted": 0, "negligible": 1, "undecided": 0}

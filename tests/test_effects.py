@@ -323,3 +323,15 @@ def test_failed_runs_are_carried_into_equivalent_budgets():
     effect = compared.equivalent_budget("arm", "control", 4)
     assert (effect.low, effect.high) == (4, 16) and "1 of 10 runs" in effect.unreliable
     assert not compared.equivalent_budget("arm", "arm", 4).unreliable
+
+
+def test_a_difference_carries_its_seeds_and_the_scores_of_both_arms():
+    y, found = labels(np.random.default_rng(0))
+    control = np.zeros_like(found)
+    effect = balanced_accuracy(y, found, control)
+    assert len(effect.by_seed) == len(found)
+    assert np.mean(effect.by_seed) == pytest.approx(effect.value)
+    assert effect.scores == (balanced_accuracy(y, found), balanced_accuracy(y, control))
+    other = balanced_accuracy(y, control, found)
+    assert (-effect).scores == other.scores
+    assert (-effect).by_seed == pytest.approx(other.by_seed)

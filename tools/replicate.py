@@ -106,11 +106,9 @@ def judge(was: Mapping | None, now: Mapping | None) -> dict:
         reasons.append(reason)
 
     parts = {"the effect": (was, now)}
-    parts |= {
-        f"the score of {arm!r}": (score, now["scores"][arm])
-        for arm, score in (was["scores"] or {}).items()
-        if arm in (now["scores"] or {})
-    }
+    arms = ("the arm's score", "the control's score")
+    pairs = zip(was["scores"], now["scores"], strict=False)
+    parts |= dict(zip(arms, pairs, strict=False))
     for name, (one, other) in parts.items():
         d, errors = change(one, other)
         if was["kind"] == "exact":

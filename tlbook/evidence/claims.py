@@ -8,7 +8,7 @@ the findings into the ledger ``results/claims.json``. Tables behind a figure tra
 
 import re
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import cache
 from importlib import resources
@@ -175,8 +175,6 @@ def finding(
     unit: str = "points",
     margin: float | None = None,
     kind: str | None = None,
-    scores: Mapping[str, Effect] | None = None,
-    by_seed: Sequence[float] | None = None,
     chosen_after_looking: bool = False,
 ) -> None:
     """State what an experiment says of a claim, and pass it on to the ledger.
@@ -201,11 +199,6 @@ def finding(
         models on fixed features, which differ by rounding alone. "trained": a network was trained,
         and another machine trains another network. "timing": the effect is of times. By default
         "timing" if the unit counts seconds, else "trained", for which the rule is the more lenient.
-    scores : dict of str to Effect, optional
-        The score of each arm. An error that hits both arms alike shows in them and not in the
-        effect.
-    by_seed : (seeds,) sequence of float, optional
-        The effect of each seed, in shares of one.
     chosen_after_looking : bool, default False
         Whether the setting was chosen after its result or that of its neighbors had been seen.
 
@@ -231,8 +224,8 @@ def finding(
         "kind": checks.choice("kind", kind, KINDS),
         "chosen_after_looking": bool(chosen_after_looking),
         **_measured(effect),
-        "by_seed": None if by_seed is None else [float(value) for value in by_seed],
-        "scores": scores and {arm: _measured(score) for arm, score in scores.items()},
+        "by_seed": list(effect.by_seed),
+        "scores": [_measured(score) for score in effect.scores],
         "margin": margin,
         "verdict": outcome,
     }

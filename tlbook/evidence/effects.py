@@ -26,7 +26,7 @@ the truth.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy.stats import bootstrap, t
@@ -83,6 +83,11 @@ class Effect:
         Why there is no interval, such as a run that failed; empty where there is one. The limits
         are then the least and the largest value that can be, so that whatever reads them finds the
         effect undecided.
+    by_seed : tuple of float
+        The value with each seed; empty where it is not known. It does not count when effects are
+        compared, nor do ``scores``.
+    scores : tuple of Effect
+        Of a difference of two arms the score of each, so that a fault that hits both shows.
     """
 
     value: float
@@ -93,6 +98,8 @@ class Effect:
     unit: str = "points"
     components: Components | None = None
     unreliable: str = ""
+    by_seed: tuple[float, ...] = field(default=(), compare=False, repr=False)
+    scores: tuple["Effect", ...] = field(default=(), compare=False, repr=False)
 
     @classmethod
     def over_seeds(
@@ -116,17 +123,27 @@ class Effect:
         if values.ndim != 1 or len(values) < 2 or not np.isfinite(values).all():
             raise ValueError(f"an interval needs two or more finite values, got {values!r:.100}")
         parts = Components(float(values.var(ddof=1)) / len(values), 0.0, len(values) - 1)
-        return cls._of(float(values.mean()), parts, len(values), level, unit)
+        return cls._of(values, parts, level, unit=unit)
 
     @classmethod
-    def _of(cls, value, parts, seeds, level, unit="points", least=-np.inf, most=np.inf) -> "Effect":
+    def _of(cls, by_seed, parts, level, *, unit="points", least=-np.inf, most=np.inf) -> "Effect":
+        value, by_seed = float(by_seed.mean()), tuple(by_seed.tolist())
         half = float(t.ppf((1 + level) / 2, parts.df)) * (parts.seeds + parts.items) ** 0.5
         low, high = max(value - half, least), min(value + half, most)
-        return cls(value, min(value, low), max(value, high), seeds, level, unit, parts)
+        low, high = min(value, low), max(value, high)
+        return cls(value, low, high, len(by_seed), level, unit, parts, by_seed=by_seed)
 
     def __neg__(self) -> "Effect":
         """Return the effect seen from the other side: what one gains the other loses."""
-        return replace(self, value=-self.value, low=-self.high, high=-self.low)
+        turned = tuple(-value for value in self.by_seed)
+        return replace(
+            self,
+            value=-self.value,
+            low=-self.high,
+            high=-self.low,
+            by_seed=turned,
+            scores=self.scores[::-1],
+        )
 
     @property
     def sign(self) -> int:
@@ -302,7 +319,12 @@ def balanced_accuracy(
         )
     least = 0.0 if control is None else -1.0
     means = balanced_means(y, gain[None], groups)
-    return means.contrast(np.ones(1), level, least=least, most=1.0)
+    effect = means.contrast(np.ones(1), level, least=least, most=1.0)
+    if control is None:
+        return effect
+    arms = (predictions, control)
+    scores = tuple(balanced_accuracy(y, arm, groups=groups, level=level) for arm in arms)
+    return replace(effect, scores=scores)
 
 
 def _labels(name: str, found: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -390,7 +412,9 @@ def episode_accuracy(
         return Effect(*_resampled_episodes(by, met, level, resamples), len(scores), level)
     by_run = runs.mean((1, 2))
     parts = _components_of_episodes(by, met, by_run)
-    effect = Effect._of(float(by_run.mean()), parts, len(scores), level, least=least, most=1.0)
+    effect = Effect._of(by_run, parts, level, least=least, most=1.0)
+    if scores.ndim == 2:
+        effect = replace(effect, seeds=len(scores), by_seed=())
     return _unless_failing(effect, by_run, least, 1.0)
 
 
@@ -506,9 +530,7 @@ class BalancedMeans:
             inverse = (seeds / variance) ** 2 / df + (items / variance) ** 2 * (shares**2).sum()
             df = float(1 / inverse)
         parts = Components(seeds, variance - seeds, df)
-        effect = Effect._of(
-            float(by_seed.mean()), parts, len(by_seed), level, least=least, most=most
-        )
+        effect = Effect._of(by_seed, parts, level, least=least, most=most)
         return _unless_failing(effect, by_seed, least, most)
 
 
