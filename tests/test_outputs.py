@@ -209,7 +209,7 @@ SEEN = {
 }
 FINDS = {
     **{"claim": "C2", "setting": "s", "unit": "points", "kind": "trained"},
-    **{"chosen_after_looking": False, **SEEN, "by_seed": [0.1, 0.2], "scores": {"arm": SEEN}},
+    **{"chosen_after_looking": False, **SEEN, "by_seed": [0.1, 0.2], "scores": [SEEN]},
     **{"margin": 0.02, "verdict": "supported"},
 }
 
@@ -252,8 +252,8 @@ FINDS = {
         (FINDING, FINDS | {"interval": [1.0]}),
         (FINDING, FINDS | {"by_seed": ["<script>"]}),
         (FINDING, FINDS | {"components": {"seeds": 0.1}}),
-        (FINDING, FINDS | {"scores": {"arm": {"effect": 0.1}}}),
-        (FINDING, FINDS | {"scores": {"arm": SEEN | {"interval": ["low", "high"]}}}),
+        (FINDING, FINDS | {"scores": [{"effect": 0.1}]}),
+        (FINDING, FINDS | {"scores": [SEEN | {"interval": ["low", "high"]}]}),
     ],
 )
 def test_outputs_that_could_act_are_refused(mime, content):
@@ -283,7 +283,7 @@ def test_outputs_that_chapters_produce_are_taken():
         {"text/markdown": "**C2** *With a < b*<br>reviews: +1 [0, 2] → **supported**"},
         {"application/papermill.record/text/plain": "1.5"},
         {FINDING: FINDS},
-        {FINDING: FINDS | {"components": None, "by_seed": None, "scores": None}},
+        {FINDING: FINDS | {"components": None, "by_seed": [], "scores": []}},
         {TABLE: {"name": "costs", "csv": "a\n1\n"}},
     ]
     for each in data:

@@ -281,7 +281,7 @@ _FIELDS = {
     FINDING: {
         **{"claim": str, "setting": str, "unit": str, "kind": str, "chosen_after_looking": bool},
         **_MEASURED,
-        **{"by_seed": list | None, "scores": dict | None, "margin": float, "verdict": str},
+        **{"by_seed": list, "scores": list, "margin": float, "verdict": str},
     },
     METHOD: {
         **{"method": str, "setting": str, "control": str, "gain": float, "low": float},
@@ -298,8 +298,8 @@ def _check_json(mime: str, content: dict) -> None:
     if mime == FINDING:
         if content["claim"] not in table()["claims"]:
             raise OutputsError(f"a finding on {content['claim']!r}, which nobody claims")
-        _check_numbers(mime, "by_seed", content["by_seed"] or [])
-        for measured in (content, *(content["scores"] or {}).values()):
+        _check_numbers(mime, "by_seed", content["by_seed"])
+        for measured in (content, *content["scores"]):
             if measured is not content:
                 _check_fields(mime, measured, _MEASURED)
             _check_numbers(mime, "interval", measured["interval"], 2)
