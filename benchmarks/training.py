@@ -40,7 +40,7 @@ from transformers.utils import logging
 from benchmarks import save
 from tlbook import data, sources
 from tlbook.learning.batches import Batches, tokenized
-from tlbook.learning.freezing import ALL, Table, head_only, last_layers, param_groups, train_mode
+from tlbook.learning.freezing import ALL, Table, freeze, head_only, last_layers, train_mode
 from tlbook.learning.loop import predict, steps, warmup_linear
 from tlbook.learning.losses import classification
 from tlbook.learning.prefix import frozen_prefix
@@ -97,7 +97,7 @@ def table_for(model: torch.nn.Module, trained: str) -> Table:
 
 
 def ours(model, columns, trained, seed):
-    optimizer = AdamW(param_groups(model, table_for(model, trained), lr=RATE), fused=True)
+    optimizer = AdamW(freeze(model, table_for(model, trained), lr=RATE), fused=True)
     if trained != "all":
         model, columns = frozen_prefix(model, columns, progress=False)
     batches = Batches(columns, SIZE, EPOCHS[trained], seed=seed)
@@ -109,7 +109,7 @@ def bare_loop(model, columns, trained, seed):
     """The least that a loop on the same batches can do: what :func:`steps` adds is its overhead.
 
     On long texts :func:`steps` is faster, for it cuts batches."""
-    optimizer = AdamW(param_groups(model, table_for(model, trained), lr=RATE), fused=True)
+    optimizer = AdamW(freeze(model, table_for(model, trained), lr=RATE), fused=True)
     batches = Batches(columns, SIZE, EPOCHS[trained], seed=seed)
     schedule = warmup_linear()
     train_mode(model)
@@ -129,7 +129,7 @@ def rows_of(columns: dict) -> list[dict]:
 
 def trainer(strategy: str) -> Callable:
     def train(model, columns, trained, seed):
-        param_groups(model, table_for(model, trained), lr=RATE)  # for its requires_grad
+        freeze(model, table_for(model, trained), lr=RATE)  # for its requires_grad
         with tempfile.TemporaryDirectory() as folder:
             arguments = TrainingArguments(
                 output_dir=folder,
@@ -165,7 +165,7 @@ def shuffled(columns: dict, seed: int) -> torch.utils.data.DataLoader:
 def accelerate_loop(model, columns, trained, seed):
     """The plain loop of Accelerate's own guide, with dynamic padding."""
     accelerator = Accelerator(cpu=True)
-    optimizer = AdamW(param_groups(model, table_for(model, trained), lr=RATE), fused=True)
+    optimizer = AdamW(freeze(model, table_for(model, trained), lr=RATE), fused=True)
     model, optimizer, loader = accelerator.prepare(model, optimizer, shuffled(columns, seed))
     model.train()
     for _ in range(EPOCHS[trained]):
@@ -179,7 +179,7 @@ def accelerate_loop(model, columns, trained, seed):
 def fabric_loop(model, columns, trained, seed):
     """The plain loop of Lightning Fabric's own guide, with dynamic padding."""
     fabric = Fabric(accelerator="cpu", devices=1)
-    optimizer = AdamW(param_groups(model, table_for(model, trained), lr=RATE), fused=True)
+    optimizer = AdamW(freeze(model, table_for(model, trained), lr=RATE), fused=True)
     model, optimizer = fabric.setup(model, optimizer)
     loader = fabric.setup_dataloaders(shuffled(columns, seed))
     model.train()

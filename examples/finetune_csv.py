@@ -43,7 +43,7 @@ from tlbook.data import Dataset, Split, labeled, split
 from tlbook.errors import TrainingError
 from tlbook.learning.batches import Batches, tokenized
 from tlbook.learning.checkpoint import read as read_checkpoint
-from tlbook.learning.freezing import ALL, head_only, last_layers, param_groups
+from tlbook.learning.freezing import ALL, freeze, head_only, last_layers
 from tlbook.learning.loop import fit, predict, warmup_linear
 from tlbook.learning.losses import classification
 from tlbook.learning.prefix import frozen_prefix
@@ -244,7 +244,7 @@ def run(args: argparse.Namespace, accelerator: Accelerator) -> None:
         model, tokenizer = classifier(args.model, data.classes, seed=args.seed)
         model.to(accelerator.device)
         table, rate = TRAINED[args.train]
-        groups = param_groups(model, table(model), args.learning_rate or rate)
+        groups = freeze(model, table(model), args.learning_rate or rate)
         length = min(args.max_length, tokenizer.model_max_length)
         train, validation, test = (
             tokenized(tokenizer, data.x[chosen], data.y[chosen], length) for chosen in rows

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from tests.helpers import sentences, tiny_bert
 from tlbook.learning.batches import Batches, Pairs
-from tlbook.learning.freezing import ALL, param_groups
+from tlbook.learning.freezing import ALL, freeze
 from tlbook.learning.loop import evaluate, steps
 from tlbook.learning.networks import MLP, WithAuxiliary
 from tlbook.methods.alignment import (
@@ -428,7 +428,7 @@ def accuracy(method: str, shifted: bool, seed: int) -> float:
         model, momentum = WithAuxiliary(model, MLP([8, 32, 1])), 0.5
     target, test = (shortcut(seed=seed + k, holds=not shifted) for k in (100, 200))
     pairs = Pairs({"x": target["x"]}, 64, epochs, seed, source=shortcut(seed=seed))
-    groups = param_groups(model, ALL, lr=2e-2)
+    groups = freeze(model, ALL, lr=2e-2)
     optimizer = torch.optim.AdamW(groups, betas=(momentum, 0.999))
     for _ in steps(model, loss_fn, pairs, optimizer):
         pass

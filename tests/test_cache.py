@@ -280,7 +280,7 @@ def test_a_killed_writer(folder):
     go(process)
     parts = folder / "features"
     end = time.monotonic() + 30
-    while not any(path.stat().st_size > 0 for path in parts.glob("*.part")):
+    while not any(path.stat().st_size > 0 for path in parts.glob(".part-*/*")):
         assert time.monotonic() < end and process.poll() is None
     process.send_signal(signal.SIGKILL)
     process.communicate()

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from tests.helpers import linear, sentences, tiny_bert, vectors
 from tlbook.learning.batches import Batches
-from tlbook.learning.freezing import ALL, param_groups
+from tlbook.learning.freezing import ALL, freeze
 from tlbook.learning.loop import predict, steps
 from tlbook.learning.losses import classification
 from tlbook.learning.networks import MLP, WithAuxiliary
@@ -270,7 +270,7 @@ def test_a_student_learns_what_the_teacher_teaches(build):
     network, columns = lesson()
     model = WithAuxiliary(network, nn.Linear(4, 16))
     before = model.auxiliary.weight.detach().clone()
-    optimizer = torch.optim.AdamW(param_groups(model, ALL, lr=1e-2))
+    optimizer = torch.optim.AdamW(freeze(model, ALL, lr=1e-2))
     batches = Batches(columns, batch_size=32, epochs=40)
     losses = [step.loss for step in steps(model, build(), batches, optimizer)]
     assert np.mean(losses[-4:]) < 0.5 * np.mean(losses[:4])

@@ -23,7 +23,7 @@ from transformers import (
 
 from examples import finetune_csv
 from tlbook.learning.batches import Batches, tokenized
-from tlbook.learning.freezing import head_only, param_groups
+from tlbook.learning.freezing import freeze, head_only
 from tlbook.learning.loop import predict
 from tlbook.learning.prefix import frozen_prefix
 from tlbook.sources.pretrained import load
@@ -223,7 +223,7 @@ def test_roberta_can_be_cut_too():
     config = RobertaConfig(vocab_size=50, intermediate_size=32, **sizes)
     model = RobertaForSequenceClassification(config).eval()
     assert model.config.model_type in finetune_csv.PREFIX
-    param_groups(model, head_only("classifier|pooler"), lr=1.0)
+    freeze(model, head_only("classifier|pooler"), lr=1.0)
     ids = [[0, *range(5, 5 + length), 2] for length in (3, 9, 5)]
     columns = {"input_ids": ids, "labels": np.array([0, 1, 0])}
     tail, short = frozen_prefix(model, columns)

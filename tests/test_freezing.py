@@ -12,9 +12,9 @@ from tlbook.learning.freezing import (
     audit_frozen,
     describe,
     eval_mode,
+    freeze,
     head_only,
     last_layers,
-    param_groups,
     train_mode,
     unfreeze,
 )
@@ -37,7 +37,7 @@ def images():
 
 
 def train(model, table, columns, optimizer=AdamW, n=3, **options):
-    groups = param_groups(model, table, lr=0.1, weight_decay=0.5)
+    groups = freeze(model, table, lr=0.1, weight_decay=0.5)
     return list(
         steps(model, classification(), Batches(columns, 8, n), optimizer(groups), **options)
     )
@@ -53,7 +53,7 @@ def trained_names(model):
 def test_the_first_pattern_decides():
     model = tiny_bert()
     table = [("classifier", 1.0), (r"layer\.2\.", 0.3), (r"layer\.", 0.1), (".*", None)]
-    groups = param_groups(model, table, lr=1e-3)
+    groups = freeze(model, table, lr=1e-3)
     rate = {id(p): group["lr"] for group in groups for p in group["params"]}
     named = dict(model.named_parameters())
     assert rate[id(named["classifier.weight"])] == pytest.approx(1e-3)
@@ -63,26 +63,26 @@ def test_the_first_pattern_decides():
 
 
 def test_weight_decay_goes_on_matrices_only():
-    for group in param_groups(tiny_bert(), ALL, lr=1.0, weight_decay=0.1):
+    for group in freeze(tiny_bert(), ALL, lr=1.0, weight_decay=0.1):
         for parameter in group["params"]:
             assert group["weight_decay"] == (0.1 if parameter.ndim >= 2 else 0.0)
 
 
 def test_a_pattern_that_decides_nothing_is_an_error():
     with pytest.raises(ValueError, match=r"pattern 'layers.*9' decides over no parameter"):
-        param_groups(tiny_bert(), [(r"layers\.9", 1.0), (".*", None)], lr=1.0)
+        freeze(tiny_bert(), [(r"layers\.9", 1.0), (".*", None)], lr=1.0)
     with pytest.raises(ValueError, match="pattern 'classifier' decides"):  # shadowed
-        param_groups(tiny_bert(), [(".*", 1.0), ("classifier", None)], lr=1.0)
+        freeze(tiny_bert(), [(".*", 1.0), ("classifier", None)], lr=1.0)
 
 
 def test_a_parameter_that_no_pattern_covers_is_an_error():
     with pytest.raises(ValueError, match=r"no pattern covers 'bert.embeddings"):
-        param_groups(tiny_bert(), [("classifier", 1.0)], lr=1.0)
+        freeze(tiny_bert(), [("classifier", 1.0)], lr=1.0)
 
 
 def test_freezing_everything_is_an_error():
     with pytest.raises(ValueError, match="nothing left to train"):
-        param_groups(tiny_bert(), [(".*", None)], lr=1.0)
+        freeze(tiny_bert(), [(".*", None)], lr=1.0)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_freezing_everything_is_an_error():
 )
 def test_tables_train_what_they_say(table, trained):
     model = tiny_bert()
-    param_groups(model, table(model), lr=1.0)
+    freeze(model, table(model), lr=1.0)
     for name, parameter in model.named_parameters():
         assert parameter.requires_grad == any(part in name for part in trained), name
 
@@ -108,7 +108,7 @@ def test_more_layers_than_there_are():
 
 def test_describe_shows_what_is_trained():
     model = tiny_bert()
-    groups = param_groups(model, last_layers(model, 1), lr=1e-3)
+    groups = freeze(model, last_layers(model, 1), lr=1e-3)
     table = describe(model, groups)
     assert table["parameters"].sum() == sum(p.numel() for p in model.parameters())
     assert table["trained"].sum() == sum(p.numel() for g in groups for p in g["params"])
@@ -121,7 +121,7 @@ def test_describe_shows_what_is_trained():
 
 def test_frozen_parameters_and_statistics_stay_bit_for_bit():
     model = convolutional()
-    param_groups(model, head_only(), lr=0.1)
+    freeze(model, head_only(), lr=0.1)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with audit_frozen(model):
         train(model, head_only(), images())
@@ -132,7 +132,7 @@ def test_frozen_parameters_and_statistics_stay_bit_for_bit():
 
 def test_frozen_dropout_is_off_and_the_rest_on():
     model = tiny_bert(dropout=0.5)
-    param_groups(model, last_layers(model, 1), lr=1.0)
+    freeze(model, last_layers(model, 1), lr=1.0)
     train_mode(model)
     layers = model.bert.encoder.layer
     assert not any(module.training for module in layers[0].modules())
@@ -153,7 +153,7 @@ def test_eval_mode_ends_with_the_block_also_by_an_error():
 
 def test_a_model_with_nothing_frozen_is_all_in_training_mode():
     model = tiny_bert(dropout=0.5)
-    param_groups(model, ALL, lr=1.0)
+    freeze(model, ALL, lr=1.0)
     train_mode(model)
     assert all(module.training for module in model.modules())
 
@@ -161,7 +161,7 @@ def test_a_model_with_nothing_frozen_is_all_in_training_mode():
 def test_plain_train_moves_frozen_statistics_and_the_audit_says_so():
     """The pitfall: requires_grad=False alone does not freeze BatchNorm."""
     model = convolutional()
-    groups = param_groups(model, head_only(), lr=0.1)
+    groups = freeze(model, head_only(), lr=0.1)
     optimizer = SGD(groups)
     with (
         pytest.raises(RuntimeError, match=r"moved during training: body\.1\.num_batches_tracked"),
@@ -184,14 +184,14 @@ def test_weight_decay_moves_frozen_weights_in_an_optimizer_that_holds_them():
     assert not torch.equal(before, frozen)
 
     model = tiny_bert()
-    groups = param_groups(model, head_only(), lr=0.1, weight_decay=0.5)
+    groups = freeze(model, head_only(), lr=0.1, weight_decay=0.5)
     held = {id(parameter) for group in groups for parameter in group["params"]}
     assert id(model.bert.encoder.layer[0].output.dense.weight) not in held
 
 
 def test_unfreezing_in_the_middle_of_a_run():
     model = tiny_bert()
-    optimizer = AdamW(param_groups(model, head_only(), lr=1e-2))
+    optimizer = AdamW(freeze(model, head_only(), lr=1e-2))
     batches = Batches(sentences(), 8, epochs=2)
     layer = model.bert.encoder.layer[2].output.dense.weight
     start = layer.detach().clone()

@@ -7,7 +7,7 @@ from torch.optim import AdamW
 
 from tests.helpers import sentences, tiny_bert
 from tlbook.learning.batches import Batches
-from tlbook.learning.freezing import audit_frozen, param_groups, train_mode
+from tlbook.learning.freezing import audit_frozen, freeze, train_mode
 from tlbook.learning.loop import predict, steps
 from tlbook.learning.losses import classification
 
@@ -35,7 +35,7 @@ def test_at_the_start_it_is_the_model_it_corrects():
 
 def test_it_learns_and_what_it_corrects_stays_as_it_is():
     model = with_lora(dropout=0.1)
-    optimizer = AdamW(param_groups(model, TABLE, lr=5e-2), fused=True)
+    optimizer = AdamW(freeze(model, TABLE, lr=5e-2), fused=True)
     with audit_frozen(model):
         done = list(steps(model, classification(), Batches(sentences(60), 8, epochs=5), optimizer))
     assert done[-1].loss < 0.7 * done[0].loss
@@ -53,7 +53,7 @@ def test_it_learns_and_what_it_corrects_stays_as_it_is():
 def test_merged_into_the_weights_it_predicts_the_same():
     """W0 + a / r * B A, written into one matrix, is the model that was trained."""
     model = with_lora()
-    optimizer = AdamW(param_groups(model, TABLE, lr=5e-2))
+    optimizer = AdamW(freeze(model, TABLE, lr=5e-2))
     list(steps(model, classification(), Batches(sentences(60), 8), optimizer))
     batches = Batches(sentences(20), 8, seed=None)
     before = predict(model, batches)
@@ -62,7 +62,7 @@ def test_merged_into_the_weights_it_predicts_the_same():
 
 def test_dropout_is_off_where_nothing_is_trained():
     model = with_lora(dropout=0.5)
-    param_groups(model, TABLE, lr=1.0)
+    freeze(model, TABLE, lr=1.0)
     train_mode(model)
     bert = model.get_base_model().bert
     assert not bert.embeddings.dropout.training

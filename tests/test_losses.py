@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from tests.helpers import linear, sentences, tiny_bert, vectors
 from tlbook.learning.augment import two_views
 from tlbook.learning.batches import Batches, Pairs
-from tlbook.learning.freezing import ALL, param_groups
+from tlbook.learning.freezing import ALL, freeze
 from tlbook.learning.loop import evaluate, steps
 from tlbook.learning.losses import classification, entropy_minimization, joint, l2_sp
 from tlbook.learning.networks import MLP, ConvDecoder, ConvEncoder, WithAuxiliary, mini_bert
@@ -262,7 +262,7 @@ def test_entropy_minimization_turns_the_boundary_with_the_classes(seed):
             unlabeled = {"x": turned(400, seed + 100, degrees)["x"]}
             pairs = Pairs(turned(400, seed, 0), 64, 20, source=unlabeled)
             loss_fn = joint(target=classification(), source=entropy_minimization(), weight=weight)
-            optimizer = torch.optim.AdamW(param_groups(model, ALL, lr=1e-2))
+            optimizer = torch.optim.AdamW(freeze(model, ALL, lr=1e-2))
             for _ in steps(model, loss_fn, pairs, optimizer):
                 pass
             test = Batches(turned(500, seed + 200, degrees), 500, seed=None)
@@ -297,7 +297,7 @@ def autoencoder(seed: int = 0) -> nn.Module:
 )
 def test_an_autoencoder_learns(loss_fn):
     model = autoencoder()
-    optimizer = torch.optim.AdamW(param_groups(model, ALL, lr=3e-3))
+    optimizer = torch.optim.AdamW(freeze(model, ALL, lr=3e-3))
     batches = Batches({"x": blobs()}, batch_size=32, epochs=15)
     losses = [step.loss for step in steps(model, loss_fn, batches, optimizer)]
     assert np.mean(losses[-3:]) < 0.6 * np.mean(losses[:3])
@@ -444,7 +444,7 @@ def test_simclr_learns_to_find_the_other_view():
     generator = torch.Generator().manual_seed(0)
     loss_fn = simclr(0.2, lambda x: two_views(x, generator, scale=(0.5, 1)))
     batches = Batches({"x": blobs(128)}, batch_size=64, epochs=30)
-    optimizer = torch.optim.AdamW(param_groups(model, ALL, lr=3e-3))
+    optimizer = torch.optim.AdamW(freeze(model, ALL, lr=3e-3))
     logs = [step.logs for step in steps(model, loss_fn, batches, optimizer)]
     found = np.mean([log["accuracy"] for log in logs[-6:]])
     assert found > 10 / 127  # ten times chance
@@ -585,7 +585,7 @@ def test_a_masked_language_model_learns():
     rng = np.random.default_rng(0)
     ids = [[CLS, *[int(word)] * 12, SEP] for word in rng.integers(5, 15, 256)]
     model = mini_bert(15, dimension=32, length=16, dropout=0.0)
-    optimizer = torch.optim.AdamW(param_groups(model, ALL, lr=3e-3))
+    optimizer = torch.optim.AdamW(freeze(model, ALL, lr=3e-3))
     loss_fn = masked_lm(mask=MASK, special=[PAD, UNK, CLS, SEP], vocabulary_size=15)
     batches = Batches({"input_ids": ids}, batch_size=64, epochs=25)
     losses = [step.loss for step in steps(model, loss_fn, batches, optimizer)]

@@ -11,9 +11,9 @@ from tlbook.learning.batches import Batches
 from tlbook.learning.freezing import (
     ALL,
     audit_frozen,
+    freeze,
     head_only,
     last_layers,
-    param_groups,
     train_mode,
 )
 from tlbook.learning.loop import predict, steps
@@ -41,7 +41,7 @@ def test_gradients_equal_those_of_the_whole_model(make, columns, k):
     order. The frozen part has none in either."""
     whole, model = make(), make()
     for network in (whole, model):
-        param_groups(network, last_layers(network, k, "classifier|pooler|head"), lr=1.0)
+        freeze(network, last_layers(network, k, "classifier|pooler|head"), lr=1.0)
         for module in network.modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
@@ -68,7 +68,7 @@ def test_a_whole_run_ends_alike():
     ends = []
     for once in (False, True):
         model = tiny_bert()
-        optimizer = AdamW(param_groups(model, last_layers(model, 1), lr=1e-3))
+        optimizer = AdamW(freeze(model, last_layers(model, 1), lr=1e-3))
         network, columns = frozen_prefix(model, sentences()) if once else (model, sentences())
         with audit_frozen(model):
             for _ in steps(network, classification(), Batches(columns, 8, epochs=3), optimizer):
@@ -85,7 +85,7 @@ def test_dropout_inside_the_prefix_is_off():
     activations = []
     for training in (False, True):
         model = tiny_bert(dropout=0.5)
-        param_groups(model, head_only(), lr=1.0)
+        freeze(model, head_only(), lr=1.0)
         model.train(training)
         _, columns = frozen_prefix(model, sentences(10))
         activations.append(np.concatenate(columns["inputs_embeds"]))
@@ -97,7 +97,7 @@ def test_dropout_inside_the_prefix_is_off():
 def test_activations_stand_with_their_texts_however_batched(batch_size):
     """Texts are computed longest first, by tokens, and come back in order."""
     model = tiny_bert()
-    param_groups(model, head_only(), lr=1.0)
+    freeze(model, head_only(), lr=1.0)
     columns = sentences(25)
     _, found = frozen_prefix(model, columns, batch_size=batch_size)
     model.eval()
@@ -108,14 +108,14 @@ def test_activations_stand_with_their_texts_however_batched(batch_size):
 
 def test_batch_statistics_of_the_prefix_stay():
     model = small_net()
-    param_groups(model, last_layers(model, 1, "classifier|head"), lr=1.0)
+    freeze(model, last_layers(model, 1, "classifier|head"), lr=1.0)
     with audit_frozen(model):
         frozen_prefix(model, images())
 
 
 def test_a_trained_prefix_is_refused():
     model = tiny_bert()
-    param_groups(model, ALL, lr=1.0)
+    freeze(model, ALL, lr=1.0)
     with pytest.raises(ValueError, match="The first layer is trained"):
         frozen_prefix(model, sentences())
 
@@ -127,6 +127,6 @@ def test_an_unknown_kind_of_model_is_refused():
 
 def test_activations_are_not_held_in_memory():
     model = tiny_bert()
-    param_groups(model, head_only(), lr=1.0)
+    freeze(model, head_only(), lr=1.0)
     _, columns = frozen_prefix(model, sentences(10))
     assert all(isinstance(rows, np.memmap) for rows in columns["inputs_embeds"])

@@ -18,7 +18,7 @@ from torch.optim import SGD, AdamW
 from tests.helpers import CHECKOUT, linear, sentences, tiny_bert, vectors, weights
 from tlbook.errors import TrainingError
 from tlbook.learning.batches import Batches, Pairs, tokenized
-from tlbook.learning.freezing import ALL, head_only, last_layers, param_groups
+from tlbook.learning.freezing import ALL, freeze, head_only, last_layers
 from tlbook.learning.loop import evaluate, fit, predict, steps, warmup_linear
 from tlbook.learning.losses import classification, joint, l2_sp
 from tlbook.learning.protocol import needs_whole
@@ -195,7 +195,7 @@ def test_the_loop_equals_trainer_bit_for_bit(tmp_path):
     InOurOrder(theirs, arguments).train()
 
     ours = tiny_bert()
-    optimizer = AdamW(param_groups(ours, ALL, lr=1e-3, weight_decay=0.0))
+    optimizer = AdamW(freeze(ours, ALL, lr=1e-3, weight_decay=0.0))
     for _ in steps(ours, classification(), batches, optimizer, schedule=warmup_linear(0.2)):
         pass
     assert torch.equal(weights(ours), weights(theirs))
@@ -260,7 +260,7 @@ def test_cutting_long_texts_changes_neither_steps_nor_weights(monkeypatch, limit
             lambda _, __, inputs, shapes=shapes: shapes.append(tuple(inputs["input_ids"].shape)),
             with_kwargs=True,
         )
-        optimizer = SGD(param_groups(model, ALL, lr=0.1, weight_decay=0.0))
+        optimizer = SGD(freeze(model, ALL, lr=0.1, weight_decay=0.0))
         done = list(steps(model, classification(), Batches(sentences(60), 8), optimizer))
         runs.append((done, weights(model), shapes))
     (whole, ends, shapes), (cut, cut_ends, cut_shapes) = runs
@@ -323,7 +323,7 @@ def test_l2_sp_pulls_to_the_start_and_spares_the_head():
     for strength in (0.0, 10.0):
         trained = tiny_bert()
         loss_fn = l2_sp(classification(), trained, strength)
-        optimizer = AdamW(param_groups(trained, ALL, lr=1e-3))
+        optimizer = AdamW(freeze(trained, ALL, lr=1e-3))
         logs = [
             step.logs["distance"]
             for step in steps(trained, loss_fn, Batches(sentences(), 8), optimizer)
@@ -388,7 +388,7 @@ def test_the_body_of_the_loop_may_evaluate():
     """Whatever mode the body leaves the model in, the next step trains what is trained: its
     dropout on, that of frozen layers off."""
     model = tiny_bert(dropout=0.1)
-    optimizer = AdamW(param_groups(model, last_layers(model, 1), lr=1e-3))
+    optimizer = AdamW(freeze(model, last_layers(model, 1), lr=1e-3))
     modes = set()
 
     def watching(model, batch):
@@ -408,7 +408,7 @@ def test_the_body_of_the_loop_may_evaluate():
 def trained(dropout=0.2, epochs=6, checkpoint=None, stop_at=None, **options):
     """A run of ``fit``; ``stop_at`` interrupts it in the middle as Ctrl-C would."""
     model = tiny_bert(dropout)
-    optimizer = AdamW(param_groups(model, ALL, lr=2e-3), fused=True)
+    optimizer = AdamW(freeze(model, ALL, lr=2e-3), fused=True)
     torch.manual_seed(1)
     loss_fn, count = classification(), 0
 
@@ -471,7 +471,7 @@ def test_a_checkpoint_of_other_rates_or_layers_is_refused(tmp_path, table, rate,
     for first in (True, False):
         model = tiny_bert()
         now = ALL if first or table == ALL else last_layers(model, 1)
-        groups = param_groups(model, now, lr=2e-3 if first else rate)
+        groups = freeze(model, now, lr=2e-3 if first else rate)
         batches = Batches(sentences(16), batch_size=8)
         if first:
             fit(model, classification(), batches, AdamW(groups), checkpoint=file)
@@ -650,7 +650,7 @@ def test_frozen_layers_are_not_in_the_checkpoint(tmp_path):
     from safetensors import safe_open
 
     model = tiny_bert()
-    optimizer = AdamW(param_groups(model, head_only(), lr=1e-3))
+    optimizer = AdamW(freeze(model, head_only(), lr=1e-3))
     fit(model, classification(), Batches(sentences(), 8), optimizer, checkpoint=tmp_path / "run")
     with safe_open(tmp_path / "run", framework="pt") as content:
         names = [name for name in content.keys() if name.startswith("model:")]  # noqa: SIM118
@@ -663,12 +663,12 @@ import sys, torch
 from accelerate import Accelerator
 from torch.optim import SGD
 from tests.helpers import sentences, tiny_bert, weights
-from tlbook.learning.freezing import ALL, param_groups
+from tlbook.learning.freezing import ALL, freeze
 from tlbook.learning.losses import classification
 from tlbook.learning.loop import Batches, evaluate, steps
 accelerator = Accelerator(cpu=True)
 model = tiny_bert()
-optimizer = SGD(param_groups(model, ALL, lr=0.1, weight_decay=0.0))
+optimizer = SGD(freeze(model, ALL, lr=0.1, weight_decay=0.0))
 batches = Batches(sentences(21), batch_size=5, epochs=2)  # uneven shares; the last batch is one row
 training = steps(model, classification(), batches, optimizer, accelerator=accelerator)
 losses = [step.loss for step in training]

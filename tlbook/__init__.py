@@ -23,7 +23,7 @@ HOMES = {
     "sources.pretrained": "classifier load",
     "learning.batches": "Batches Pairs tokenized",
     "learning.features": "features mean_pool preprocess",
-    "learning.freezing": "ALL audit_frozen describe eval_mode head_only last_layers param_groups "
+    "learning.freezing": "ALL audit_frozen describe eval_mode head_only last_layers freeze "
     "train_mode unfreeze",
     "learning.loop": "fit predict steps train_model warmup_linear",
     "learning.losses": "classification",

@@ -3,7 +3,6 @@
 import gzip
 import json
 import tarfile
-import tempfile
 import zipfile
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import keras
 
 from tlbook.keras.allowed import Refused, check_config, line, refused
 from tlbook.keras.freezing import package_of
+from tlbook.sources.cache import whole
 
 # --- files --------------------------------------------------------------------------------------
 
@@ -34,11 +34,8 @@ def save(model, path: Path | str) -> None:
         If the path ends in something else.
     """
     path = _model_file(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".part-") as part:
-        whole = Path(part, path.name)
-        model.save(whole)
-        whole.replace(path)
+    with whole(path) as part:
+        model.save(part)
 
 
 def export(model, folder: Path | str) -> None:
@@ -101,17 +98,14 @@ def archive(folder: Path | str, file: Path | str) -> None:
         info.mode = 0o755 if info.isdir() else 0o644
         return info
 
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=file.parent, prefix=".part-") as part:
-        whole = Path(part, file.name)
-        with (
-            whole.open("wb") as raw,
-            gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as packed,
-            tarfile.open(fileobj=packed, mode="w") as tar,
-        ):
-            for path in sorted(folder.rglob("*")):
-                tar.add(path, path.relative_to(folder).as_posix(), recursive=False, filter=plain)
-        whole.replace(file)
+    with (
+        whole(file) as part,
+        part.open("wb") as raw,
+        gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as packed,
+        tarfile.open(fileobj=packed, mode="w") as tar,
+    ):
+        for path in sorted(folder.rglob("*")):
+            tar.add(path, path.relative_to(folder).as_posix(), recursive=False, filter=plain)
 
 
 def load(path: Path | str):

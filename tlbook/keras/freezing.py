@@ -12,8 +12,7 @@ Keras compiles the training step once, so a layer frozen later goes on training 
 compiled again. Here every :func:`fit` makes its own step from what is trainable at that moment.
 """
 
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import keras
@@ -21,9 +20,7 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
-#: Rows of (regular expression searched in layer names, factor of the learning rate or None).
-Table = Sequence[tuple[str, float | None]]
-
+from tlbook.learning.table import Table, factors_of
 
 # --- freezing -----------------------------------------------------------------------------------
 
@@ -58,25 +55,9 @@ def freeze(model, table: Table):
         compiled with a function that Keras cannot restore, such as a lambda. It is then frozen as
         asked, and you must compile it yourself.
     """
-    factors, decided = {}, set()
-    for name, layer in layers_of(model):
-        for pattern, factor in table:
-            if re.search(pattern, name):
-                factors[layer] = factor
-                decided.add(pattern)
-                break
-        else:
-            raise ValueError(
-                f"no pattern covers {name!r}: end the table with ('.*', None) or ('.*', 1.0)"
-            )
-    for pattern, factor in table:
-        if pattern not in decided:
-            raise ValueError(
-                f"pattern {pattern!r} decides over no layer (a typo, or the rows above it take "
-                f"them all). Names are {', '.join(name for name, _ in layers_of(model))}"
-            )
-        if factor is not None and not factor > 0:
-            raise ValueError(f"factor {factor} of {pattern!r}: positive, or None for frozen")
+    layers = dict(layers_of(model))
+    found = factors_of(layers, table, "layer")
+    factors = {layer: found[name] for name, layer in layers.items()}
     inside = {id(weight) for layer in factors for weight in layer.weights}
     if outside := [weight.name for weight in model.weights if id(weight) not in inside]:
         raise ValueError(f"weights outside of layers, which no pattern reaches: {outside}")

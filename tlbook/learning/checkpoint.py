@@ -4,7 +4,6 @@ import json
 import math
 import random
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 from torch.optim import Optimizer
+
+from tlbook.sources.cache import whole
 
 
 class State:
@@ -98,13 +99,10 @@ class State:
             tensors[f"random:cuda:{index}"] = torch.cuda.get_rng_state(index)
         state = vars(self) | {"best": None, "groups": moments["param_groups"]}
         state |= {"python": random.getstate(), "numpy": _numpy_state()}
-        file.parent.mkdir(parents=True, exist_ok=True)
         for left in file.parent.glob(f".part-{file.name}-*"):
             shutil.rmtree(left, ignore_errors=True)  # of a run that was killed while it wrote
-        with tempfile.TemporaryDirectory(dir=file.parent, prefix=f".part-{file.name}-") as part:
-            whole = Path(part, "checkpoint")
-            save_file(_copy(tensors), whole, metadata={"state": json.dumps(state)})
-            whole.replace(file)
+        with whole(file) as part:
+            save_file(_copy(tensors), part, metadata={"state": json.dumps(state)})
 
     def load(self, file: Path, model: nn.Module, optimizer: Optimizer) -> None:
         """Read a checkpoint into this state, the model, the optimizer and the random generators.

@@ -4,7 +4,7 @@ The first pattern found in a parameter's name decides. A factor multiplies the l
 factor ``None`` means frozen (冻结)::
 
     table = [("classifier", 1.0), (r"layer\.[45]\.", 0.3), (".*", None)]
-    groups = param_groups(model, table, lr=5e-5)
+    groups = freeze(model, table, lr=5e-5)
     optimizer = torch.optim.AdamW(groups)
 
 A frozen layer has no gradient, no weight decay, no BatchNorm statistics and no dropout, and is not
@@ -20,8 +20,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-#: Rows of (regular expression searched in parameter names, factor of the learning rate or None).
-Table = Sequence[tuple[str, float | None]]
+from tlbook.learning.table import Table, factors_of
+
 #: A table that trains every parameter.
 ALL: Table = ((".*", 1.0),)
 
@@ -37,7 +37,7 @@ def head_only(head: str = "classifier") -> Table:
     Returns
     -------
     Table
-        Rows for :func:`param_groups`.
+        Rows for :func:`freeze`.
     """
     return (head, 1.0), (".*", None)
 
@@ -59,7 +59,7 @@ def last_layers(model: nn.Module, k: int, head: str = "classifier|pooler") -> Ta
     Returns
     -------
     Table
-        Rows for :func:`param_groups`.
+        Rows for :func:`freeze`.
 
     Raises
     ------
@@ -84,9 +84,7 @@ def _layer_numbers(model: nn.Module) -> list[int]:
     return sorted({int(found[1]) for found in names if found})
 
 
-def param_groups(
-    model: nn.Module, table: Table, lr: float, weight_decay: float = 0.01
-) -> list[dict]:
+def freeze(model: nn.Module, table: Table, lr: float, weight_decay: float = 0.01) -> list[dict]:
     """Freeze a model by a table, and return the parameter groups for an optimizer.
 
     Weight decay goes on matrices only: biases and normalization are left alone.
@@ -113,7 +111,7 @@ def param_groups(
     ValueError
         A pattern decides over no parameter, no pattern covers a parameter, or all are frozen.
     """
-    factor = _factors(model, table)
+    factor = factors_of((name for name, _ in model.named_parameters()), table, "parameter")
     groups: dict[tuple, list] = {}
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(factor[name] is not None)
@@ -128,29 +126,6 @@ def param_groups(
         {"params": parameters, "lr": rate, "weight_decay": decay}
         for (rate, decay), parameters in groups.items()
     ]
-
-
-def _factors(model: nn.Module, table: Table) -> dict[str, float | None]:
-    """Parameter name -> factor, by the first pattern found in the name."""
-    decided = {pattern: 0 for pattern, _ in table}
-    factors = {}
-    for name, _ in model.named_parameters():
-        for pattern, factor in table:
-            if re.search(pattern, name):
-                factors[name] = factor
-                decided[pattern] += 1
-                break
-        else:
-            raise ValueError(
-                f"no pattern covers {name!r}: end the table with ('.*', None) or ('.*', 1.0)"
-            )
-    if idle := [pattern for pattern, count in decided.items() if not count]:
-        names = [name for name, _ in model.named_parameters()]
-        raise ValueError(
-            f"pattern {idle[0]!r} decides over no parameter (a typo, or the rows above it take "
-            f"them all). Names are like {names[0]!r} ... {names[-1]!r}"
-        )
-    return factors
 
 
 def unfreeze(
@@ -297,7 +272,7 @@ def describe(model: nn.Module, groups: Sequence[dict] = ()) -> pd.DataFrame:
     model : torch.nn.Module
         The model to describe.
     groups : sequence of dict, optional
-        Groups of :func:`param_groups`, or ``optimizer.param_groups``; without them the learning
+        Groups of :func:`freeze`, or ``optimizer.param_groups``; without them the learning
         rates stay empty.
 
     Returns

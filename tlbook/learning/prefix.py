@@ -29,7 +29,7 @@ def frozen_prefix(
     model : torch.nn.Module
         A BERT-like model of transformers (embeddings, then ``encoder.layer``), or a
         :class:`tlbook.sources.imagenets.MobileNet`, frozen by
-        :func:`tlbook.learning.freezing.param_groups`.
+        :func:`tlbook.learning.freezing.freeze`.
     columns : mapping of str to sequence
         Columns for :class:`tlbook.learning.batches.Batches`: ``input_ids`` of different lengths for
         a text model, ``x`` (n, 3, height, width) for an image model. Others are passed on. Augment
@@ -97,7 +97,7 @@ def _frozen_layers(layers: Sequence[nn.Module]) -> int:
     if not count:
         raise ValueError(
             "The first layer is trained, so there is nothing to compute once. Freeze it first: "
-            "param_groups(model, last_layers(model, 2), lr)"
+            "freeze(model, last_layers(model, 2), lr)"
         )
     return count
 

@@ -7,7 +7,6 @@ the folder, and asks for your own token. :func:`tlbook.keras.export` does the sa
 import html
 import json
 import re
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tlbook.data import Dataset
 from tlbook.evidence.effects import Effect
+from tlbook.sources.cache import whole
 
 TEMPLATE = """\
 ---
@@ -230,11 +230,8 @@ def save(
             f"the classes have no names ({', '.join(model.config.id2label.values())}): set "
             "model.config.id2label and label2id, or make the model by pretrained.classifier"
         )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".part-") as part:
-        whole = Path(part, "whole")
-        model.save_pretrained(whole)
-        tokenizer.save_pretrained(whole)
-        card.save(whole / "README.md")
-        whole.rename(folder)
+    with whole(folder) as part:
+        model.save_pretrained(part)
+        tokenizer.save_pretrained(part)
+        card.save(part / "README.md")
     return folder

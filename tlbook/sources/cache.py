@@ -7,8 +7,8 @@ import hashlib
 import os
 import tempfile
 import warnings
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tokenize import TokenError
 from typing import BinaryIO, TypeVar
@@ -28,6 +28,34 @@ def folder() -> Path:
         The folder, which may not exist yet.
     """
     return Path(os.environ.get("TLBOOK_CACHE") or pooch.os_cache("tlbook"))
+
+
+@contextmanager
+def whole(target: Path) -> Iterator[Path]:
+    """Write a file or a folder whole or not at all, whatever ends the ``with`` block.
+
+    Parameters
+    ----------
+    target : pathlib.Path
+        Where it is to appear. Folders above it are made. A file there is replaced; a folder there
+        is not, unless it is empty.
+
+    Yields
+    ------
+    pathlib.Path
+        Where to write: a path of the same name beside the target, where nothing is yet. It takes
+        the target's place when the block ends without an error.
+
+    Raises
+    ------
+    OSError
+        The folder cannot be written, or a folder with content has taken the target's place.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".part-{target.name}-") as part:
+        path = Path(part, target.name)
+        yield path
+        path.replace(target)
 
 
 def digest(*parts: str | bytes | np.ndarray) -> str:
@@ -138,16 +166,8 @@ def stored(
             return load(path)
     result = compute()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as part:
-            try:
-                save(part, result)
-                part.close()
-                Path(part.name).replace(path)
-            except BaseException:
-                part.close()
-                Path(part.name).unlink(missing_ok=True)
-                raise
+        with whole(path) as part, part.open("xb") as stream:
+            save(stream, result)
     except OSError as error:
         warnings.warn(
             f"Computed, but not kept for next time: cannot write {path.parent} ({error}). "

@@ -4,12 +4,13 @@ Each has ``__call__``, ``variables``, ``trainable_variables`` and ``regularizati
 ``hub.KerasLayer(..., trainable=True)`` really trains it.
 """
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import keras
 import tensorflow as tf
+
+from tlbook.sources.cache import whole
 
 
 class Reusable(tf.train.Checkpoint):
@@ -89,17 +90,13 @@ def save(module: tf.train.Checkpoint, target: Path) -> None:
     OSError
         The folder cannot be written.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
     level = tf.get_logger().level
     tf.get_logger().setLevel("ERROR")
     try:
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".part-") as part:
-            whole = Path(part, "whole")
-            tf.saved_model.save(module, str(whole))
-            try:
-                whole.rename(target)
-            except OSError:
-                if not target.is_dir():  # otherwise another process was quicker
-                    raise
+        with whole(target) as part:
+            tf.saved_model.save(module, str(part))
+    except OSError:
+        if not target.is_dir():  # otherwise another process was quicker
+            raise
     finally:
         tf.get_logger().setLevel(level)
