@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from scipy.stats import t
+from sklearn.metrics import balanced_accuracy_score
 
 from tlbook import data
 from tlbook.evidence.splits import compare_splits
@@ -31,7 +32,7 @@ def test_each_split_has_its_own_rows_and_seeds():
     assert found.score("arm", 5).value == 1
 
 
-def test_the_interval_is_that_of_the_corrected_resampled_t_test():
+def test_the_interval_counts_splits_corrected_and_seeds_once():
     some = points()
     splits = [data.split(some, test=1 / 3, seed=seed) for seed in range(4)]
 
@@ -40,16 +41,37 @@ def test_the_interval_is_that_of_the_corrected_resampled_t_test():
 
     arms = {"first": of_one_axis(0), "second": of_one_axis(1)}
     found = compare_splits(arms, some, splits, budgets=[5], seeds=3)
-    gains = [part.gain("first", "second", 5).value for part in found.parts]
+    gains = np.array(
+        [
+            [
+                balanced_accuracy_score(part.y, part.predictions["first"][0, seed])
+                - balanced_accuracy_score(part.y, part.predictions["second"][0, seed])
+                for seed in range(3)
+            ]
+            for part in found.parts
+        ]
+    )
     gain = found.gain("first", "second", 5)
+    seeds_alone = np.mean(np.var(gains, axis=1, ddof=1)) / 3
+    splits_alone = np.var(gains.mean(1), ddof=1) - seeds_alone
+    assert splits_alone > 0
     # test rows are a third of all, training rows two thirds: their ratio is one half
-    error = np.sqrt((1 / 4 + 1 / 2) * np.var(gains, ddof=1))
-    assert gain.value == pytest.approx(np.mean(gains))
+    error = np.sqrt((splits_alone + seeds_alone) / 4 + splits_alone / 2)
+    assert gain.value == pytest.approx(gains.mean())
     assert gain.high - gain.value == pytest.approx(t.ppf(0.975, 3) * error)
     assert gain.value - gain.low == pytest.approx(t.ppf(0.975, 3) * error)
     assert gain.seeds == 12
     score = found.score("first", 5)
     assert score.value - found.score("second", 5).value == pytest.approx(gain.value)
+
+
+def test_seeds_that_differ_alone_are_no_variance_of_splits():
+    """One seed right, the other wrong, on every split: splits do not differ at all."""
+    some = points()
+    splits = [data.split(some, test=1 / 3, seed=seed) for seed in range(4)]
+    arms = {"arm": lambda train, test, seed: some.y[test] if seed % 2 else 1 - some.y[test]}
+    score = compare_splits(arms, some, splits, budgets=[5]).score("arm", 5)
+    assert (score.value, score.low, score.high) == (0.5, 0.5, 0.5)
 
 
 @pytest.mark.slow

@@ -1,6 +1,6 @@
 """Compare arms over several splits of one data set, so that no single split decides."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,7 +61,7 @@ class SplitComparison:
         Effect
             The mean over splits and seeds with its interval, in shares of one.
         """
-        return self._over([part.score(arm, budget).value for part in self.parts])
+        return self._over(np.stack([_by_seed(part, arm, budget) for part in self.parts]))
 
     def gain(self, arm: str, control: str, budget: int | None) -> Effect:
         """Compute the paired difference of two arms at one budget, over splits.
@@ -81,14 +81,26 @@ class SplitComparison:
             Balanced accuracy of the arm minus that of the control, in shares of one, with its
             interval.
         """
-        return self._over([part.gain(arm, control, budget).value for part in self.parts])
+        gains = [
+            _by_seed(part, arm, budget) - _by_seed(part, control, budget) for part in self.parts
+        ]
+        return self._over(np.stack(gains))
 
-    def _over(self, values: Sequence[float]) -> Effect:
-        """The mean over splits with the limits of the corrected resampled t-test."""
-        n, mean = len(values), float(np.mean(values))
-        error = np.std(values, ddof=1) * np.sqrt(1 / n + self.ratio)
+    def _over(self, values: np.ndarray) -> Effect:
+        """The mean of (splits, seeds), with the limits that :func:`compare_splits` describes."""
+        n, seeds = values.shape
+        of_means = values.mean(1).var(ddof=1)
+        of_seeds = values.var(axis=1, ddof=1).mean() / seeds
+        error = np.sqrt(of_means / n + self.ratio * max(0.0, of_means - of_seeds))
         half = float(t.ppf(0.975, n - 1) * error)
-        return Effect(mean, mean - half, mean + half, n * len(self.parts[0].seeds))
+        mean = float(values.mean())
+        return Effect(mean, mean - half, mean + half, values.size)
+
+
+def _by_seed(part: Comparison, arm: str, budget: int | None) -> np.ndarray:
+    """(seeds,) balanced accuracies."""
+    right = part.predictions[arm][part.budgets.index(budget)] == part.y
+    return np.mean([right[:, part.y == label].mean(1) for label in np.unique(part.y)], axis=0)
 
 
 def compare_splits(
@@ -102,10 +114,11 @@ def compare_splits(
     """Run :func:`tlbook.compare` on several splits, each with seeds of its own.
 
     Splits of one data set share most of their examples, so an interval that took them for
-    independent would be too narrow. Their variance counts ``1 / splits + test rows / training
-    rows`` times instead (the corrected resampled t-test: Nadeau and Bengio, 2003,
-    doi 10.1023/A:1024068626366). It holds what a split changes, both its examples to learn from and
-    its test examples, and what the seeds change within a split.
+    independent would be too narrow. The variance that a split causes, by its examples to learn from
+    and its test examples, counts ``1 / splits + test rows / training rows`` times instead (the
+    corrected resampled t-test: Nadeau and Bengio, 2003, doi 10.1023/A:1024068626366). Seeds are
+    drawn anew for each split, so their variance counts once; it is what differs within a split. The
+    limits are those of Student's t with one degree of freedom less than there are splits.
 
     Parameters
     ----------
