@@ -1,6 +1,7 @@
 """Paired comparisons and their intervals."""
 
 import itertools
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -690,3 +691,31 @@ def test_scores_that_allow_no_interval_are_refused():
     ):
         with pytest.raises(ValueError, match=message):
             episode_accuracy(*arguments)
+
+
+def test_a_budget_of_more_than_half_of_a_class_is_told(numbers):
+    arms = {"zeros": lambda train, test, seed: np.zeros(len(test), dtype=int)}
+    with pytest.warns(UserWarning, match="more than half of the 15 rows of 'low'"):
+        compare(arms, numbers, **rows(), budgets=[2, 8], seeds=[0, 1])
+    with warnings.catch_warnings(action="error"):
+        compare(arms, numbers, **rows(), budgets=[2, 7], seeds=[0, 1])
+
+
+def test_arms_of_two_comparisons_side_by_side(numbers):
+    def above(limit):
+        return lambda train, test, seed: (numbers.x[test] > limit).astype(int)
+
+    settings = {**rows(), "budgets": [2, 4], "seeds": [0, 1]}
+    one = compare({"one": above(1)}, numbers, **settings)
+    other = compare({"other": above(0)}, numbers, **settings)
+    both = compare({"other": above(0), "one": above(1)}, numbers, **settings)
+    joined = one.beside(other)
+    assert joined.arms == both.arms
+    assert joined.gain("one", "other", 4) == both.gain("one", "other", 4)
+    assert joined.cpu_seconds["other"] is other.cpu_seconds["other"]
+    with pytest.raises(ValueError, match="both comparisons have an arm 'one'"):
+        one.beside(one)
+    for changed in ({"seeds": [0, 2]}, {"budgets": [2, 5]}, {"test": np.arange(31, 60)}):
+        different = compare({"other": above(0)}, numbers, **(settings | changed))
+        with pytest.raises(ValueError, match="differ in their budgets, seeds or test examples"):
+            one.beside(different)

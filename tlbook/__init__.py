@@ -23,6 +23,7 @@ HOMES = {
     "sources.pretrained": "classifier load",
     "learning.batches": "Batches Pairs tokenized",
     "learning.features": "features mean_pool preprocess",
+    "learning.heads": "linear_head",
     "learning.freezing": "ALL audit_frozen describe eval_mode head_only last_layers freeze "
     "train_mode unfreeze",
     "learning.loop": "fit predict steps train_model warmup_linear",
@@ -33,6 +34,7 @@ HOMES = {
     "evidence.comparison": "compare estimator_arm",
     "evidence.effects": "Effect balanced_accuracy episode_accuracy",
     "evidence.recording": "recorded",
+    "evidence.splits": "compare_splits",
     "evidence.wording": "in_words",
     "evidence": "claims plots pooling",
     "sources": "assets hubs",

@@ -136,6 +136,40 @@ class Comparison:
             predictions={arm: found[..., tests] for arm, found in self.predictions.items()},
         )
 
+    def beside(self, other: "Comparison") -> "Comparison":
+        """Return these arms and those of another comparison on the same rows with the same seeds.
+
+        So an arm that is cheap can run anew beside arms that were recorded.
+
+        Parameters
+        ----------
+        other : Comparison
+            Its arms have other names.
+
+        Returns
+        -------
+        Comparison
+            The other's arms, then these.
+
+        Raises
+        ------
+        ValueError
+            If budgets, seeds or test examples differ, or both have an arm of the same name.
+        """
+        same = (self.budgets, self.seeds) == (other.budgets, other.seeds)
+        if not same or any(
+            not np.array_equal(getattr(self, name), getattr(other, name))
+            for name in ("y", "groups")
+        ):
+            raise ValueError("the comparisons differ in their budgets, seeds or test examples")
+        if shared := set(self.arms) & set(other.arms):
+            raise ValueError(f"both comparisons have an arm {min(shared)!r}: rename one")
+        return replace(
+            self,
+            predictions=other.predictions | self.predictions,
+            cpu_seconds=other.cpu_seconds | self.cpu_seconds,
+        )
+
     def score(self, arm: str, budget: int | None) -> Effect:
         """Compute the balanced accuracy of one arm at one budget.
 
@@ -385,7 +419,8 @@ def compare(
     Warns
     -----
     UserWarning
-        If a class has fewer rows than the largest budget. Then all of its rows are labeled.
+        If a class has fewer rows than the largest budget, whose rows are then all labeled, or than
+        twice as many: then the draws of different seeds are nearly the same.
     """
     budgets, seeds, train, test = _checked(arms, data, train, test, budgets, seeds)
     predictions = {a: np.empty((len(budgets), len(seeds), len(test)), data.y.dtype) for a in arms}
@@ -456,6 +491,13 @@ def _checked(arms, data, train, test, budgets, seeds) -> tuple:
         warnings.warn(
             f"{data.name}: fewer rows than the budget of {max(numbers)} labels per class have "
             f"{small}; there all rows are labeled",
+            stacklevel=3,
+        )
+    elif numbers and 2 * max(numbers) > counts.min():
+        warnings.warn(
+            f"{data.name}: a budget of {max(numbers)} labels per class draws more than half of the "
+            f"{counts.min()} rows of {data.classes[counts.argmin()]!r}: its seeds share most of "
+            "their rows, so the interval hardly counts which rows are labeled",
             stacklevel=3,
         )
     return budgets, checks.seeds(seeds, least=2), train, test
