@@ -1,14 +1,13 @@
 """Compare arms over several splits of one data set, so that no single split decides."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.stats import t
 
 from tlbook.data import Dataset, Split
 from tlbook.evidence.comparison import Arm, Comparison, compare
-from tlbook.evidence.effects import Effect
+from tlbook.evidence.effects import Components, Effect
 
 
 @dataclass(frozen=True)
@@ -84,17 +83,17 @@ class SplitComparison:
         gains = [
             _by_seed(part, arm, budget) - _by_seed(part, control, budget) for part in self.parts
         ]
-        return self._over(np.stack(gains))
+        scores = self.score(arm, budget), self.score(control, budget)
+        return replace(self._over(np.stack(gains)), scores=scores)
 
     def _over(self, values: np.ndarray) -> Effect:
         """The mean of (splits, seeds), with the limits that :func:`compare_splits` describes."""
         n, seeds = values.shape
         of_means = values.mean(1).var(ddof=1)
         of_seeds = values.var(axis=1, ddof=1).mean() / seeds
-        error = np.sqrt(of_means / n + self.ratio * max(0.0, of_means - of_seeds))
-        half = float(t.ppf(0.975, n - 1) * error)
-        mean = float(values.mean())
-        return Effect(mean, mean - half, mean + half, values.size)
+        parts = Components(of_means / n, self.ratio * max(0.0, of_means - of_seeds), n - 1)
+        effect = Effect(values.mean(), np.nan, np.nan, values.size, components=parts)
+        return replace(effect.at(0.95), by_seed=tuple(values.ravel().tolist()))
 
 
 def _by_seed(part: Comparison, arm: str, budget: int | None) -> np.ndarray:
