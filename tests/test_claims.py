@@ -193,6 +193,8 @@ def test_one_measurement_is_one_finding(measured):
     assert ledger.repeated(record) == [
         "one measurement is one finding: C2, 01-a: here; C3, 01-a: there; C7, 01-a: again"
     ]
+    ledger.RECORD.write_text(json.dumps(record))
+    assert any("one measurement is one finding" in line for line in ledger.check({}))
     del record["C3"], record["C7"]
     assert ledger.repeated(record) == []
 

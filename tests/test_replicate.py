@@ -212,3 +212,10 @@ def test_without_a_build_there_is_nothing_to_replicate(tmp_path, monkeypatch, ca
     monkeypatch.chdir(tmp_path)
     assert replicate.main([]) == 1
     assert "build the book first" in capsys.readouterr().err
+
+
+def test_a_build_of_another_version_is_named(files, capsys):
+    was = finding(0.1)
+    files([was], [{name: value for name, value in was.items() if name != "error"}])
+    assert replicate.main([]) == 1
+    assert "no 'error': another version wrote it; run make book" in capsys.readouterr().err

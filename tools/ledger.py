@@ -150,7 +150,8 @@ def check(stated: Mapping[str, set[str]]) -> list[str]:
     ``stated`` holds the claims that each chapter's code states findings about. What a build on
     this machine measured plays no part: :mod:`tools.replicate` looks at that.
     """
-    record, problems = load(RECORD), []
+    record = load(RECORD)
+    problems = repeated(record)
     if not record and RECORD.exists() and RECORD.read_text().strip() != "{}":
         problems.append("no whole record: take it from the last commit")
     on_record: dict[str, set[str]] = {chapter: set() for chapter in stated}
@@ -197,8 +198,6 @@ def accept() -> None:
         COSTS.write_text(MEASURED_COSTS.read_text())
     for claim, row in load(RECORD).items():
         print(f"{claim}: {row['verdict']} ({in_counts(row['counts'])})")
-    for problem in repeated(load(RECORD)):
-        print(problem)
     if MEASURED_FIGURE.exists():
         FIGURE.parent.mkdir(exist_ok=True)
         FIGURE.write_text(MEASURED_FIGURE.read_text())

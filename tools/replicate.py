@@ -202,7 +202,14 @@ def main(arguments: list[str] | None = None) -> int:
     if not MEASURED.exists():
         print(f"{MEASURED} does not exist: build the book first (make book)", file=sys.stderr)
         return 1
-    rows = compare(load(RECORD), load(MEASURED))
+    try:
+        rows = compare(load(RECORD), load(MEASURED))
+    except KeyError as error:
+        print(
+            f"{MEASURED} has no {error}: another version wrote it; run make book first",
+            file=sys.stderr,
+        )
+        return 1
     for row in (row for row in rows if row["color"] != "green"):
         print(f"{row['color']}: {row['claim']}, {row['chapter']}: {row['setting']}")
         for when in ("was", "now"):
