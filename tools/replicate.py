@@ -204,6 +204,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     try:
         rows = compare(load(RECORD), load(MEASURED))
+        content = report(rows)
     except KeyError as error:
         print(
             f"{MEASURED} has no {error}: another version wrote it; run make book first",
@@ -229,7 +230,6 @@ def main(arguments: list[str] | None = None) -> int:
             f"{both[-1]:.2f} at most"
         )
     print(", ".join(f"{c}: {sum(row['color'] == c for row in rows)}" for c in COLORS))
-    content = report(rows)
     files = [REPORT]
     if options.keep:
         files.append(KEPT / f"{content['machine']['id']}.json")
