@@ -128,7 +128,7 @@ def build(root: Path, *options: str) -> tuple[int, str]:
 
 def reasons(root: Path) -> dict[str, str | None]:
     """Why each chapter is stale; None for one that is not."""
-    from tools.build import Book
+    from tools.book import Book
 
     here = Book(root)
     return {chapter.name: here.stale(chapter) for chapter in here.chapters}

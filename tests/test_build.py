@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from tests.helpers import CHECKOUT, build, cells, chapter, reasons, start, write
-from tools.build import Book
+from tools.book import Book
 from tools.run import UNKNOWN_PEAK, fits, joined
 
 pytestmark = pytest.mark.usefixtures("kernels_find_the_tools")

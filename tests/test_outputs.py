@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from tests.helpers import CHECKOUT, book, build, reasons
 from tools import outputs
-from tools.build import Book, changed
+from tools.book import Book, changed
 from tools.outputs import FINDING, TABLE, Archive, OutputsError, check_output, fetch
 
 pytestmark = pytest.mark.usefixtures("kernels_find_the_tools")

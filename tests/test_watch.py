@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import book, reasons
-from tools.build import Book
+from tools.book import Book
 
 pytestmark = pytest.mark.usefixtures("kernels_find_the_tools")
 

@@ -23,9 +23,9 @@ HOMES = {
     "sources.pretrained": "classifier load",
     "learning.batches": "Batches Pairs tokenized",
     "learning.features": "features mean_pool preprocess",
-    "learning.heads": "linear_head",
     "learning.freezing": "ALL audit_frozen describe eval_mode head_only last_layers freeze "
     "train_mode unfreeze",
+    "learning.heads": "linear_head",
     "learning.loop": "fit predict steps train_model warmup_linear",
     "learning.losses": "classification",
     "learning.prefix": "frozen_prefix",

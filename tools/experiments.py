@@ -12,7 +12,7 @@ import re
 import sys
 from pathlib import Path
 
-from tools.build import Book
+from tools.book import Book
 from tools.run import Chapter, run_all
 
 

@@ -33,6 +33,7 @@ from nbformat import NotebookNode
 
 from tlbook.evidence.claims import FINDING, METHOD, TABLE, table
 from tools import replicate
+from tools.book import Book
 
 MANIFEST = "manifest.json"
 #: Bytes that one file of an archive, and that an archive, may have
@@ -445,8 +446,6 @@ def verify(book, taken: list, count: int, jobs: int) -> list[str]:
 
 
 def main() -> int:
-    from tools.build import Book
-
     parser = argparse.ArgumentParser(prog="python -m tools.outputs", description=__doc__)
     parser.add_argument("file", nargs="?", type=Path, default=Path("_build/outputs.zip"))
     file = parser.parse_args().file
