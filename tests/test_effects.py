@@ -335,3 +335,9 @@ def test_a_difference_carries_its_seeds_and_the_scores_of_both_arms():
     other = balanced_accuracy(y, control, found)
     assert (-effect).scores == other.scores
     assert (-effect).by_seed == pytest.approx(other.by_seed)
+
+
+def test_what_is_unreliable_has_no_limits_to_draw():
+    assert Effect(0.1, 0.0, 0.2, 5).limits == {"low": 0.0, "high": 0.2}
+    failed = Effect(0.1, -1.0, 1.0, 5, unreliable="a run failed")
+    assert all(np.isnan(end) for end in failed.limits.values())

@@ -314,7 +314,7 @@ class Comparison:
         return pd.DataFrame(
             [
                 {"arm": arm, "labels per class": budget, "score": effect.value}
-                | {"low": effect.low, "high": effect.high}
+                | effect.limits
                 | {"CPU seconds": self.cpu_seconds[arm][position].mean()}
                 for arm in self.arms
                 for position, budget in enumerate(self.budgets)
@@ -342,8 +342,7 @@ class Comparison:
         """
         return pd.DataFrame(
             [
-                {"arm": arm, "labels per class": budget, "gain": effect.value}
-                | {"low": effect.low, "high": effect.high}
+                {"arm": arm, "labels per class": budget, "gain": effect.value} | effect.limits
                 for arm in self.arms
                 if arm != control
                 for budget in self.budgets

@@ -151,6 +151,13 @@ class Effect:
         return int(self.low > 0) - int(self.high < 0)
 
     @property
+    def limits(self) -> dict[str, float]:
+        """Return the ends of the interval by name, as tables want them: NaN if unreliable."""
+        if self.unreliable:
+            return {"low": np.nan, "high": np.nan}
+        return {"low": self.low, "high": self.high}
+
+    @property
     def error(self) -> float:
         """Return the standard error; without components, that of a normal variable as wide."""
         if self.components:

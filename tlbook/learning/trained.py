@@ -22,12 +22,13 @@ from tlbook.learning import (
     losses,
     networks,
     protocol,
+    table,
 )
 from tlbook.sources import cache
 
 #: Return a digest of the code that every training depends on.
 learning_code = syntax.snapshot(
-    *(augment, batches, checkpoint, freezing, loop, losses, networks, protocol),
+    *(augment, batches, checkpoint, freezing, loop, losses, networks, protocol, table),
     sys.modules[__name__],
 )
 
