@@ -184,6 +184,16 @@ def test_a_finding_on_record_twice_and_an_unknown_claim_are_seen(measured):
     assert "twice on record" in problems and "is no claim of the documents" in problems
 
 
+def test_another_processor_may_round_what_is_pooled(measured):
+    record = measured(*(("C2", 0.1 + k / 10, 0.05, f"{k}") for k in range(3)))
+    for moved, seen in [(1 + 1e-5, 0), (1.01, 1)]:
+        changed = json.loads(json.dumps(record))
+        changed["C2"]["pooled"]["mean"] *= moved
+        ledger.RECORD.write_text(json.dumps(changed))
+        problems = ledger.check({"01-a": {"C2"}})
+        assert sum("are not those of its findings" in line for line in problems) == seen
+
+
 def test_one_measurement_is_one_finding(measured):
     """The harm and the help of one source are one number with two signs."""
     record = measured(
