@@ -98,8 +98,7 @@ class SplitComparison:
 
 def _by_seed(part: Comparison, arm: str, budget: int | None) -> np.ndarray:
     """(seeds,) balanced accuracies."""
-    right = part.predictions[arm][part.budgets.index(budget)] == part.y
-    return np.mean([right[:, part.y == label].mean(1) for label in np.unique(part.y)], axis=0)
+    return np.array(part.score(arm, budget).by_seed)
 
 
 def compare_splits(

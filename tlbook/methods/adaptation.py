@@ -346,7 +346,7 @@ class Grid:
             Difference of balanced accuracies, in shares of one, with its interval.
         """
         test, groups = self.domains.test["labels"], self.domains.groups
-        return balanced_accuracy(test, ours, theirs, groups=groups, resamples=1000)
+        return balanced_accuracy(test, ours, theirs, groups=groups)
 
 
 def run_grid(
