@@ -1,7 +1,7 @@
 """Runs exported notebooks from top to bottom, as a reader would.
 
-    python -m tools.run_exported 01-five-minutes             in a plain Jupyter kernel
-    python -m tools.run_exported 01-five-minutes --colab     in a likeness of Colab
+    python -m tools.run_exported five-minutes             in a plain Jupyter kernel
+    python -m tools.run_exported five-minutes --colab     in a likeness of Colab
 
 The likeness has a module ``google.colab`` and every package of this environment except tlbook,
 which the set-up cell installs from a copy of this checkout in place of the repository's address.
