@@ -43,7 +43,7 @@ FAULTS = {
         (SAMPLE, "print(gain)", 'finding(x, claim="c2")', "the documents have no 'c2'"),
     ],
     "shape": [
-        (SAMPLE, "## Pitfalls", "### Pitfalls", ":1: no section 'Pitfalls'"),
+        (SAMPLE, "## Check yourself", "### Check yourself", ":1: no section 'Check yourself'"),
         (SAMPLE, "## Further reading", "", ":1: no section 'Further reading'"),
         (SAMPLE, "    format_name: myst\n", "", ":1: no jupytext header"),
         ("chapters/02-other.md", "kernelspec:", "kernel:", ":1: no jupytext header"),
@@ -184,10 +184,10 @@ def test_command_lists_problems_and_fails(sample, monkeypatch, capsys):
     monkeypatch.chdir(sample)
     assert check.main() == 0
     assert capsys.readouterr().out == "0 problems in 11 checks (no built pages to check)\n"
-    fault(sample, SAMPLE, "## Pitfalls", "## Others")
+    fault(sample, SAMPLE, "## Check yourself", "## Others")
     assert check.main() == 1
     *problems, summary = capsys.readouterr().out.splitlines()
-    assert "chapters/01-sample.md:1: no section 'Pitfalls'" in problems
+    assert "chapters/01-sample.md:1: no section 'Check yourself'" in problems
     assert summary.startswith("2 problems")
 
 

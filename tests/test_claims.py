@@ -115,6 +115,15 @@ def test_every_claim_has_a_text_and_a_place():
     assert all(claim["text"] and claim["where"] for claim in table["claims"].values())
 
 
+def test_what_the_documents_say_stands_in_a_section_that_the_book_names():
+    said = claims.table()
+    places = {f"{d} {section}" for d, sections in said["sections"].items() for section in sections}
+    for kind in ("systems", "claims", "formulas", "listings"):
+        for name, entry in said[kind].items():
+            for where in entry["where"]:
+                assert any(f"{place}.".startswith(f"{where}.") for place in places), (name, where)
+
+
 def chapter(shown, *findings):
     """An executed chapter with these findings: (claim, value, half width, setting)."""
     start = len(shown)

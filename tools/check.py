@@ -22,17 +22,7 @@ from tools import export, ledger
 from tools.source import Book, Directive, directive, walk
 
 #: A chapter has a section for each of these; its heading contains the word.
-SECTIONS = (
-    "Question",
-    "What the documents claim",
-    "Idea",
-    "Method",
-    "Experiment",
-    "Verdict",
-    "Pitfalls",
-    "Exercises",
-    "Further reading",
-)
+SECTIONS = ("So what should I do?", "Check yourself", "Further reading")
 HEADER = {"extension": ".md", "format_name": "myst"}
 
 
