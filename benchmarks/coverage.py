@@ -11,7 +11,7 @@ import time
 
 import numpy as np
 
-from tlbook.evidence.effects import balanced_means, pigeonhole_interval
+from tlbook.evidence.balanced import balanced_means, pigeonhole_interval
 
 SEEDS = (3, 5, 10, 20, 40)
 SHARES = (0, 0.25, 0.5, 0.75, 0.9, 1)

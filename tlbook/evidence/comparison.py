@@ -21,7 +21,8 @@ from tqdm.auto import tqdm
 
 from tlbook import checks
 from tlbook.data import Dataset, sample
-from tlbook.evidence.effects import Effect, balanced_accuracy, balanced_means
+from tlbook.evidence.balanced import balanced_accuracy, balanced_means
+from tlbook.evidence.effects import Effect
 
 #: (labeled rows, test rows, seed) -> predicted labels, or (predicted labels, CPU seconds) of an arm
 #: that times its training alone.
