@@ -36,7 +36,6 @@ HOMES = {
     "evidence.effects": "Effect",
     "evidence.episodes": "episode_accuracy",
     "evidence.recording": "recorded",
-    "evidence.splits": "compare_splits",
     "evidence.wording": "in_words",
     "evidence": "claims plots pooling",
     "sources": "assets hubs",

@@ -132,17 +132,22 @@ class BalancedMeans:
     ----------
     values : (runs, seeds) numpy.ndarray
         The mean over classes, by run and seed.
-    of_seeds, of_groups, of_rest : (runs, runs) numpy.ndarray
-        The covariances V_s, V_i and V_r of :mod:`tlbook.evidence.balanced`.
+    by_group : (runs, groups) numpy.ndarray
+        What each group of test examples adds to the mean over seeds.
+    names : (groups,) numpy.ndarray
+        The groups.
+    of_seeds, of_rest : (runs, runs) numpy.ndarray
+        The covariances V_s and V_r of :mod:`tlbook.evidence.balanced`.
     of_classes : (classes, runs, runs) numpy.ndarray
-        The part of ``of_groups`` that each class has.
+        The part of the covariance V_i that each class has.
     weights : (groups, classes) numpy.ndarray
         Which part of a class's variance each group has, scaled for the degrees of freedom.
     """
 
     values: np.ndarray
+    by_group: np.ndarray
+    names: np.ndarray
     of_seeds: np.ndarray
-    of_groups: np.ndarray
     of_rest: np.ndarray
     of_classes: np.ndarray
     weights: np.ndarray
@@ -172,23 +177,32 @@ class BalancedMeans:
             The sum, with its interval, unless runs failed.
         """
         by_seed = weights @ self.values
-        seeds, items, rest = (
-            _squared(weights, part) for part in (self.of_seeds, self.of_groups, self.of_rest)
-        )
-        variance = max(seeds + items - rest, seeds, items)
-        by_class = np.maximum(self.of_classes @ weights @ weights, 0)
+        seeds = squared(weights, self.of_seeds)
+        items = squared(weights, self.by_group @ self.by_group.T)
+        variance = max(seeds + items - squared(weights, self.of_rest), seeds, items)
         df = len(by_seed) - 1.0
-        if items and by_class.sum():
-            shares = self.weights @ (by_class / by_class.sum())
+        if items and (of_items := self.inverse_df(weights)):
             # by ratios to the variance, as its square may underflow
-            inverse = (seeds / variance) ** 2 / df + (items / variance) ** 2 * (shares**2).sum()
-            df = float(1 / inverse)
+            df = float(1 / ((seeds / variance) ** 2 / df + (items / variance) ** 2 * of_items))
         parts = Components(seeds, variance - seeds, df)
         effect = Effect.of_components(by_seed, parts, level, least=least, most=most)
         return effect.unless_failing(least, most)
 
+    def inverse_df(self, weights: np.ndarray) -> float:
+        """Return one over the degrees of freedom that the test examples give a contrast's V_i.
 
-def _squared(weights: np.ndarray, covariance: np.ndarray) -> float:
+        Parameters
+        ----------
+        weights : (runs,) array
+            The weight of each run.
+        """
+        by_class = np.maximum(self.of_classes @ weights @ weights, 0)
+        if not by_class.sum():
+            return 0.0
+        return float(((self.weights @ (by_class / by_class.sum())) ** 2).sum())
+
+
+def squared(weights: np.ndarray, covariance: np.ndarray) -> float:
     """The variance of a contrast; nothing, where rounding is all that is left of equal runs."""
     size = np.abs(weights) @ np.abs(covariance) @ np.abs(weights)
     found = float(weights @ covariance @ weights)
@@ -227,7 +241,7 @@ def balanced_means(
     ValueError
         There are fewer than two seeds or groups, or not one group for each test example.
     """
-    sums, counts = _sums(y, gains, groups)
+    sums, counts, names = _sums(y, gains, groups)
     n_seeds, total = sums.shape[1], counts.sum(0)
     if n_seeds < 2:
         raise ValueError("an interval needs at least two seeds: a single run is never a result")
@@ -243,8 +257,9 @@ def balanced_means(
     by_group, rest = over_seeds.sum(-1), (adds - over_seeds[:, None]).sum(-1)
     return BalancedMeans(
         values,
+        by_group,
+        names,
         np.atleast_2d(np.cov(values)) / n_seeds,
-        by_group @ by_group.T,
         np.einsum("rsg,qsg->rq", rest, rest) / (n_seeds * (n_seeds - 1)),
         np.einsum("rgc,qgc->crq", over_seeds, over_seeds),
         counts / total * np.sqrt(effective / np.maximum(effective - 1, 1)),
@@ -252,10 +267,10 @@ def balanced_means(
 
 
 def _sums(y: np.ndarray, gains: np.ndarray, groups: np.ndarray | None) -> tuple:
-    """sums[r, s, g, c]: what group g's examples of class c gain with seed s; counts[g, c]."""
+    """sums[r, s, g, c]: what group g's examples of class c gain with seed s; counts[g, c]; [g]."""
     if groups is not None and len(groups) != len(y):
         raise ValueError(f"{len(groups)} groups for {len(y)} test examples")
-    _, group = np.unique(np.arange(len(y)) if groups is None else groups, return_inverse=True)
+    names, group = np.unique(np.arange(len(y)) if groups is None else groups, return_inverse=True)
     classes, label = np.unique(y, return_inverse=True)
     n_groups = group.max(initial=-1) + 1
     if n_groups < 2:
@@ -264,7 +279,7 @@ def _sums(y: np.ndarray, gains: np.ndarray, groups: np.ndarray | None) -> tuple:
     np.add.at(counts, (group, label), 1)
     sums = np.zeros((*gains.shape[:2], *counts.shape))
     np.add.at(sums, (slice(None), slice(None), group, label), gains)
-    return sums, counts
+    return sums, counts, names
 
 
 def pigeonhole_interval(
@@ -302,7 +317,7 @@ def pigeonhole_interval(
     ValueError
         There are fewer than two groups, or not one for each test example.
     """
-    sums, counts = _sums(y, gains, groups)
+    sums, counts, _ = _sums(y, gains, groups)
     n_seeds, n_groups = sums.shape[1:3]
 
     def score(seed_rows: np.ndarray, group_rows: np.ndarray, axis: int = -1) -> np.ndarray:

@@ -29,14 +29,23 @@ class Components:
     seeds : float
         The part that shrinks as one over the number of seeds.
     items : float
-        The part that stays however many seeds are run: the test examples are the same.
+        The part that stays however many seeds are run: the test examples are the same. Over several
+        splits: the part that they share, as all are drawn from the same examples.
     df : float
         Satterthwaite's degrees of freedom of their sum.
+    splits : float
+        The part that shrinks as one over the number of splits, beside that of seeds.
     """
 
     seeds: float
     items: float
     df: float
+    splits: float = 0.0
+
+    @property
+    def variance(self) -> float:
+        """Return the sum of the parts."""
+        return self.seeds + self.items + self.splits
 
 
 @dataclass(frozen=True)
@@ -68,6 +77,8 @@ class Effect:
         compared, nor do ``scores``.
     scores : tuple of Effect
         Of a difference of two arms the score of each, so that a fault that hits both shows.
+    splits : int
+        Number of splits behind it, each with as many seeds of its own.
     """
 
     value: float
@@ -80,6 +91,7 @@ class Effect:
     unreliable: str = ""
     by_seed: tuple[float, ...] = field(default=(), compare=False, repr=False)
     scores: tuple["Effect", ...] = field(default=(), compare=False, repr=False)
+    splits: int = 1
 
     @classmethod
     def over_seeds(
@@ -130,8 +142,7 @@ class Effect:
             The smallest and the largest value that can be. By default there is no such limit.
         """
         value, by_seed = float(by_seed.mean()), tuple(by_seed.tolist())
-        half = float(t.ppf((1 + level) / 2, components.df))
-        half *= (components.seeds + components.items) ** 0.5
+        half = float(t.ppf((1 + level) / 2, components.df)) * components.variance**0.5
         low, high = max(value - half, least), min(value + half, most)
         low, high = min(value, low), max(value, high)
         return cls(value, low, high, len(by_seed), level, unit, components, by_seed=by_seed)
@@ -139,12 +150,15 @@ class Effect:
     def unless_failing(self, least: float = -np.inf, most: float = np.inf) -> "Effect":
         """Return the effect, or, if :func:`failing` finds runs, without an interval.
 
+        Where all runs of a split are found, it is the split that differs, and nothing failed.
+
         Parameters
         ----------
         least, most : float, optional
             The smallest and the largest value that can be: the limits of an unreliable effect.
         """
-        found = failing(self.by_seed)
+        found, each = failing(self.by_seed), len(self.by_seed) // self.splits
+        found = found[np.bincount(found // each, minlength=self.splits)[found // each] < each]
         if not len(found):
             return self
         off = 100 * (self.by_seed[found[0]] - np.median(self.by_seed))
@@ -182,7 +196,7 @@ class Effect:
     def error(self) -> float:
         """Return the standard error; without components, that of a normal variable as wide."""
         if self.components:
-            return (self.components.seeds + self.components.items) ** 0.5
+            return self.components.variance**0.5
         return (self.high - self.low) / (2 * float(t.ppf((1 + self.level) / 2, np.inf)))
 
     @property
@@ -246,28 +260,62 @@ class Effect:
         Returns
         -------
         int or None
-            The smallest number of seeds, an estimate as rough as the components are. None if 10,000
-            are not enough: then it takes more test examples.
+            The smallest number of seeds, all splits together, an estimate as rough as the
+            components are. None if 10,000 a split are not enough: then it takes more splits or
+            more examples.
 
         Raises
         ------
         ValueError
             The components are not known.
         """
+        parts = self._parts(half_width)
+        # what all else has of the degrees of freedom of the sum
+        fixed = parts.seeds**2 / (self.seeds - self.splits)
+        fixed = max(0.0, parts.variance**2 / parts.df - fixed)
+        seeds = np.arange(2, 10_001) * self.splits
+        of_seeds = parts.seeds * self.seeds / seeds
+        variance = of_seeds + parts.items + parts.splits
+        if not variance[0]:
+            return int(seeds[0])
+        df = variance**2 / (of_seeds**2 / (seeds - self.splits) + fixed)
+        return self._first(seeds, variance, df, half_width)
+
+    def splits_for(self, half_width: float) -> int | None:
+        """Compute how many splits, of as many seeds each, this half-width would need.
+
+        Parameters
+        ----------
+        half_width : float
+            The wanted half of the interval's width, as a share of one.
+
+        Returns
+        -------
+        int or None
+            The smallest number of splits, an estimate as rough as the components are. None if
+            10,000 are not enough: then it takes more examples.
+
+        Raises
+        ------
+        ValueError
+            The components are not known, or the effect is of one split.
+        """
+        parts = self._parts(half_width)
+        if self.splits < 2:
+            raise ValueError("an effect of one split does not say how splits differ")
+        splits = np.arange(2, 10_001)
+        variance = (parts.seeds + parts.splits) * self.splits / splits + parts.items
+        return self._first(splits, variance, parts.df * splits / self.splits, half_width)
+
+    def _parts(self, half_width: float) -> Components:
         checks.number("half_width", half_width, above=0)
         if not self.components:
             raise ValueError("this effect has no components of variance to compute with")
-        of_seeds, items, df = (getattr(self.components, n) for n in ("seeds", "items", "df"))
-        # what the test examples' own degrees of freedom take from those of the sum
-        fixed = max(0.0, (of_seeds + items) ** 2 / df - of_seeds**2 / (self.seeds - 1))
-        seeds = np.arange(2, 10_001)
-        of_seeds = of_seeds * self.seeds / seeds
-        variance = of_seeds + items
-        if not variance[0]:
-            return 2
-        df = variance**2 / (of_seeds**2 / (seeds - 1) + fixed)
+        return self.components
+
+    def _first(self, numbers, variance, df, half_width) -> int | None:
         enough = t.ppf((1 + self.level) / 2, df) * np.sqrt(variance) <= half_width
-        return int(seeds[enough.argmax()]) if enough.any() else None
+        return int(numbers[enough.argmax()]) if enough.any() else None
 
     def __str__(self) -> str:
         if self.unreliable:
