@@ -80,7 +80,7 @@ def test_a_finding_carries_what_its_interval_is_made_of(shown):
     claims.finding("C2", effect, setting="here", chosen_after_looking=True)
     data = json.loads(json.dumps(shown[-1][claims.FINDING]))
     assert data["error"] == pytest.approx(0.04)
-    assert data["components"] == {"seeds": 0.0004, "items": 0.0012, "df": 9.5}
+    assert data["components"] == {"seeds": 0.0004, "items": 0.0012, "df": 9.5, "splits": 0.0}
     assert [score["interval"] for score in data["scores"]] == [[0.82, 0.98]] * 2
     assert data["by_seed"] == [0.1, 0.1] and data["chosen_after_looking"] is True
     assert claims.effect_of(data) == effect
@@ -223,7 +223,7 @@ def test_a_row_of_the_ledger(measured):
     assert record["C2"]["findings"][0] == {
         **{"chapter": "01-a", "setting": "here", "unit": "points", "kind": "trained"},
         **{"chosen_after_looking": False, "effect": 0.2, "interval": [0.1, 0.3], "level": 0.95},
-        **{"seeds": 5, "error": 0.0510213, "components": None, "unreliable": ""},  # 0.2 / 3.92
+        **{"seeds": 5, "splits": 1, "error": 0.0510213, "components": None},  # 0.2 / 3.92
         **{"by_seed": [], "scores": [], "margin": 0.02, "verdict": "supported"},
         "survives_fdr": True,
     }

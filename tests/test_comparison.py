@@ -18,8 +18,10 @@ from sklearn.preprocessing import StandardScaler
 
 from tlbook import data
 from tlbook.evidence import comparison, recording
+from tlbook.evidence.balanced import balanced_accuracy, balanced_means
 from tlbook.evidence.comparison import Comparison, compare, estimator_arm
-from tlbook.evidence.effects import Effect, balanced_accuracy, balanced_means, episode_accuracy
+from tlbook.evidence.effects import Effect
+from tlbook.evidence.episodes import episode_accuracy
 from tlbook.evidence.recording import recorded
 
 

@@ -8,14 +8,9 @@ from scipy.stats import norm, t
 
 from benchmarks.coverage import coverage
 from tlbook.evidence import effects
+from tlbook.evidence.balanced import balanced_accuracy, balanced_means
 from tlbook.evidence.comparison import Comparison
-from tlbook.evidence.effects import (
-    Components,
-    Effect,
-    balanced_accuracy,
-    balanced_means,
-    failing,
-)
+from tlbook.evidence.effects import Components, Effect, failing
 
 
 def mean_of(gains, y=None, groups=None, **options):

@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tlbook import checks, data
+from tlbook.evidence.balanced import balanced_accuracy
 from tlbook.evidence.comparison import Comparison, compare
-from tlbook.evidence.effects import balanced_accuracy
 from tlbook.learning.batches import Batches, Pairs
 
 CASES = int(os.environ.get("FUZZ", "0"))

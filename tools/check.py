@@ -18,7 +18,7 @@ import yaml
 from bs4 import BeautifulSoup
 from markdown_it.token import Token
 
-from tools import export, ledger
+from tools import export, ledger, plans
 from tools.source import Book, Directive, directive, walk
 
 #: A chapter has a section for each of these; its heading contains the word.
@@ -38,6 +38,12 @@ def record(book: Book) -> list[str]:
         stated[path.stem] |= set(re.findall(r"\bfinding\(\s*[\"'](C\d+)[\"']", found.body))
     with chdir(book.root):
         return ledger.check(stated)
+
+
+def planned(book: Book) -> list[str]:
+    """New findings were planned before they were measured."""
+    with chdir(book.root):
+        return plans.check()
 
 
 def links(book: Book) -> list[str]:
@@ -411,6 +417,7 @@ CHECKS: dict[str, Callable[[Book], list[str]]] = {
     for check in (
         exports,
         record,
+        planned,
         links,
         ids,
         shape,

@@ -30,6 +30,7 @@ from tlbook.evidence.claims import (
     table,
 )
 from tlbook.evidence.pooling import adjusted_p_values, pool
+from tools import plans
 
 MEASURED = Path("_build/claims.json")
 RECORD = Path("results/claims.json")
@@ -65,6 +66,7 @@ def collect(executed: Mapping[str, NotebookNode]) -> None:
                 raise ValueError(f"{chapter}: {claim} has two findings in {data['setting']!r}")
             findings.append(_row(chapter, data))
     ordered = dict(sorted(ledger.items(), key=lambda item: int(item[0][1:])))
+    plans.mark(ordered)
     MEASURED.parent.mkdir(exist_ok=True)
     MEASURED.write_text(_dumps(summarized(ordered)))
     for figure in _readme_figures(executed):

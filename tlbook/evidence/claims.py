@@ -229,9 +229,10 @@ def finding(
         "margin": margin,
         "verdict": outcome,
     }
+    on = f" on {effect.splits} splits" if effect.splits > 1 else ""
     sentence = (
         f"**{claim}** *{claims[claim]['text']}*<br>{setting}: {effect} {unit} "
-        f"({effect.level:.0%} interval, {effect.seeds} seeds) → **{outcome}**"
+        f"({effect.level:.0%} interval, {effect.seeds} seeds{on}) → **{outcome}**"
     )
     if outcome == "undecided" and unit == "points":
         sentence += f": {detectable(effect)}"
@@ -245,6 +246,7 @@ def _measured(effect: Effect) -> dict[str, Any]:
         "interval": [float(effect.low), float(effect.high)],
         "level": effect.level,
         "seeds": effect.seeds,
+        "splits": effect.splits,
         "error": float(effect.error),
         "components": effect.components and asdict(effect.components),
         "unreliable": effect.unreliable,
@@ -271,6 +273,7 @@ def effect_of(finding: Mapping[str, Any]) -> Effect:
         finding["level"],
         components=finding["components"] and Components(**finding["components"]),
         unreliable=finding["unreliable"],
+        splits=finding.get("splits", 1),
     )
 
 

@@ -9,10 +9,8 @@ sees the same rows with the same seeds, so arms differ by the method and by noth
 import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
 
 import numpy as np
-import pandas as pd
 from joblib import Parallel, delayed
 from sklearn.base import BaseEstimator, clone
 from sklearn.utils import _safe_indexing
@@ -20,8 +18,8 @@ from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
 from tlbook import checks
-from tlbook.data import Dataset, sample
-from tlbook.evidence.effects import Effect, balanced_accuracy, balanced_means
+from tlbook.data import Dataset, Split, sample, split
+from tlbook.evidence.scores import Comparison, SplitComparison
 
 #: (labeled rows, test rows, seed) -> predicted labels, or (predicted labels, CPU seconds) of an arm
 #: that times its training alone.
@@ -72,316 +70,21 @@ def estimator_arm(estimator: BaseEstimator, x: Sequence | np.ndarray, y: np.ndar
     return arm
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """Hold what :func:`compare` measured.
-
-    Attributes
-    ----------
-    name : str
-        Name of the data set.
-    budgets : tuple of int or None
-        Labels per class; None stands for all labeled rows.
-    seeds : tuple of int
-        Seeds of the runs.
-    y : (n_test,) numpy.ndarray of int
-        True labels of the test examples.
-    groups : (n_test,) numpy.ndarray
-        Groups of the test examples.
-    predictions : dict of str to (budgets, seeds, n_test) numpy.ndarray of int
-        Predicted labels by arm.
-    cpu_seconds : dict of str to (budgets, seeds) numpy.ndarray
-        CPU seconds of each run by arm.
-    """
-
-    name: str
-    budgets: tuple[int | None, ...]
-    seeds: tuple[int, ...]
-    y: np.ndarray
-    groups: np.ndarray
-    predictions: dict[str, np.ndarray]
-    cpu_seconds: dict[str, np.ndarray]
-
-    @property
-    def arms(self) -> list[str]:
-        """Return the names of the arms.
-
-        Returns
-        -------
-        list of str
-            The names, in the order in which the arms were given.
-        """
-        return list(self.predictions)
-
-    def subset(self, tests: np.ndarray, name: str | None = None) -> "Comparison":
-        """Return the same runs, scored on some of the test examples.
-
-        Parameters
-        ----------
-        tests : (k,) numpy.ndarray of int, or (n_test,) numpy.ndarray of bool
-            Positions of the test examples to keep, or a mask.
-        name : str, optional
-            Name of the result. By default it is the comparison's own.
-
-        Returns
-        -------
-        Comparison
-            The comparison on these examples.
-        """
-        return replace(
-            self,
-            name=name or self.name,
-            y=self.y[tests],
-            groups=self.groups[tests],
-            predictions={arm: found[..., tests] for arm, found in self.predictions.items()},
-        )
-
-    def beside(self, other: "Comparison") -> "Comparison":
-        """Return these arms and those of another comparison on the same rows with the same seeds.
-
-        So an arm that is cheap can run anew beside arms that were recorded.
-
-        Parameters
-        ----------
-        other : Comparison
-            Its arms have other names.
-
-        Returns
-        -------
-        Comparison
-            The other's arms, then these.
-
-        Raises
-        ------
-        ValueError
-            If budgets, seeds or test examples differ, or both have an arm of the same name.
-        """
-        same = (self.budgets, self.seeds) == (other.budgets, other.seeds)
-        if not same or any(
-            not np.array_equal(getattr(self, name), getattr(other, name))
-            for name in ("y", "groups")
-        ):
-            raise ValueError("the comparisons differ in their budgets, seeds or test examples")
-        if shared := set(self.arms) & set(other.arms):
-            raise ValueError(f"both comparisons have an arm {min(shared)!r}: rename one")
-        return replace(
-            self,
-            predictions=other.predictions | self.predictions,
-            cpu_seconds=other.cpu_seconds | self.cpu_seconds,
-        )
-
-    def score(self, arm: str, budget: int | None) -> Effect:
-        """Compute the balanced accuracy of one arm at one budget.
-
-        Parameters
-        ----------
-        arm : str
-            Name of the arm.
-        budget : int or None
-            Labels per class; None stands for all labeled rows.
-
-        Returns
-        -------
-        Effect
-            The mean over seeds with its interval, in shares of one.
-
-        Raises
-        ------
-        KeyError
-            If there is no such arm or budget.
-        """
-        return balanced_accuracy(self.y, self._at(arm, budget), groups=self.groups)
-
-    def gain(self, arm: str, control: str, budget: int | None) -> Effect:
-        """Compute the paired difference of two arms at one budget.
-
-        Parameters
-        ----------
-        arm : str
-            Name of the arm.
-        control : str
-            Name of the arm that it is compared with.
-        budget : int or None
-            Labels per class; None stands for all labeled rows.
-
-        Returns
-        -------
-        Effect
-            Balanced accuracy of the arm minus that of the control, in shares of one, with its
-            interval.
-
-        Raises
-        ------
-        KeyError
-            If there is no such arm or budget.
-        """
-        return balanced_accuracy(
-            self.y, self._at(arm, budget), self._at(control, budget), groups=self.groups
-        )
-
-    def equivalent_budget(self, arm: str, control: str, budget: int | None) -> Effect:
-        """Compute how many labels per class the control needs to score as the arm does.
-
-        The control's curve is read between its budgets on a logarithmic scale, and never falls: at
-        each budget it counts as good as at any smaller one. The result is the smallest budget at
-        which the curve reaches the arm's score, so it never exceeds the arm's own budget where the
-        two score alike.
-
-        Parameters
-        ----------
-        arm : str
-            Name of the arm.
-        control : str
-            Name of the arm that it is compared with.
-        budget : int or None
-            The arm's labels per class; None stands for all labeled rows.
-
-        Returns
-        -------
-        Effect
-            Labels per class. The limits enclose the budgets at which the control's score is not
-            clearly below or above the arm's, by the interval of :func:`balanced_accuracy`. The
-            smallest of all budgets means "at most", and the largest means "at least", because the
-            curve does not go further.
-
-        Raises
-        ------
-        KeyError
-            If there is no such arm or budget.
-        """
-        budgets = np.sort([number for number in self.budgets if number is not None])
-        if not len(budgets):
-            raise ValueError("the curve needs budgets in labels per class, and there is None alone")
-        runs = [self._at(arm, budget), *(self._at(control, int(number)) for number in budgets)]
-        means = balanced_means(self.y, (np.stack(runs) == self.y).astype(float), self.groups)
-        score, *curve = means.values.mean(1)
-        x = np.log(budgets)
-        value = _reached(score, np.maximum.accumulate(curve), x)
-        # Fieller's interval: where the arm's score less the curve's may be zero, up to rounding. A
-        # jackknife or a gradient of the budget itself would fail at the curve's kinks and ends
-        places = np.unique([value, *x, *np.linspace(x[0], x[-1], 50 * (len(x) - 1) + 1)])
-        on_curve = np.stack([np.interp(places, x, row) for row in np.eye(len(x))], 1)
-        ahead = [means.contrast(np.array([1, *-weights])) for weights in on_curve]
-        low = next((at for at, e in zip(places, ahead, strict=True) if e.low <= 1e-12), x[-1])
-        high = next((at for at, e in zip(places, ahead, strict=True) if e.high <= 1e-12), x[-1])
-        least, most = float(budgets[0]), float(budgets[-1])
-        value, low, high = (float(np.clip(np.exp(at), least, most)) for at in (value, low, high))
-        effect = Effect(
-            value, min(low, value), max(high, value), len(self.seeds), unit="labels per class"
-        )
-        for one in np.eye(len(runs)):
-            if reason := means.contrast(one).unreliable:
-                return replace(effect, low=least, high=most, unreliable=reason)
-        return effect
-
-    def saving(self, arm: str, control: str, budget: int | None) -> Effect:
-        """Compute the share of the control's CPU seconds that an arm saves.
-
-        Parameters
-        ----------
-        arm : str
-            Name of the arm.
-        control : str
-            Name of the arm that it is compared with.
-        budget : int or None
-            Labels per class; None stands for all labeled rows.
-
-        Returns
-        -------
-        Effect
-            The share, negative if the arm takes longer, with an interval over seeds.
-
-        Raises
-        ------
-        KeyError
-            If there is no such arm.
-        ValueError
-            If there is no such budget.
-        """
-        position = self.budgets.index(budget)
-        ours, theirs = (self.cpu_seconds[name][position] for name in (arm, control))
-        return Effect.over_seeds(1 - ours / theirs)
-
-    def table(self) -> pd.DataFrame:
-        """List the score of each arm at each budget.
-
-        Returns
-        -------
-        pandas.DataFrame
-            One row per arm and budget: labels per class, score, ends of its interval, and mean CPU
-            seconds.
-        """
-        return pd.DataFrame(
-            [
-                {"arm": arm, "labels per class": budget, "score": effect.value}
-                | effect.limits
-                | {"CPU seconds": self.cpu_seconds[arm][position].mean()}
-                for arm in self.arms
-                for position, budget in enumerate(self.budgets)
-                for effect in [self.score(arm, budget)]
-            ]
-        )
-
-    def gains(self, control: str) -> pd.DataFrame:
-        """List the gain of each other arm over a control at each budget.
-
-        Parameters
-        ----------
-        control : str
-            Name of the arm that the others are compared with.
-
-        Returns
-        -------
-        pandas.DataFrame
-            One row per other arm and budget: labels per class, gain, and ends of its interval.
-
-        Raises
-        ------
-        KeyError
-            If there is no such arm.
-        """
-        return pd.DataFrame(
-            [
-                {"arm": arm, "labels per class": budget, "gain": effect.value} | effect.limits
-                for arm in self.arms
-                if arm != control
-                for budget in self.budgets
-                for effect in [self.gain(arm, control, budget)]
-            ]
-        )
-
-    def _at(self, arm: str, budget: int | None) -> np.ndarray:
-        if arm not in self.predictions:
-            raise KeyError(f"no arm {arm!r}: choose one of {self.arms}")
-        if budget not in self.budgets:
-            raise KeyError(f"no budget {budget!r}: choose one of {list(self.budgets)}")
-        return self.predictions[arm][self.budgets.index(budget)]
-
-
-def _reached(score: float, curve: np.ndarray, x: np.ndarray) -> float:
-    """Where a curve that never falls first reaches a score; its ends where it does not or begins.
-
-    (``np.interp`` gives the right end of a plateau, which would favor the arm.)
-    """
-    above = np.flatnonzero(curve >= score - 1e-12)  # a plateau holds in spite of rounding
-    if not len(above) or above[0] == 0:
-        return x[0] if len(above) else x[-1]
-    i = above[0]
-    share = min(1.0, (score - curve[i - 1]) / (curve[i] - curve[i - 1]))
-    return x[i - 1] + share * (x[i] - x[i - 1])
-
-
 def compare(
     arms: dict[str, Arm],
     data: Dataset,
     *,
-    train: np.ndarray,
-    test: np.ndarray,
+    train: np.ndarray | None = None,
+    test: np.ndarray | None = None,
+    splits: int | Iterable[Split] | None = None,
     budgets: Iterable[int | None],
-    seeds: Sequence[int] = range(10),
+    seeds: Sequence[int] | None = None,
     jobs: int = 1,
-) -> Comparison:
+) -> Comparison | SplitComparison:
     """Run every arm on every label budget with every seed, all on the same rows.
+
+    One split into rows to learn from and to test on may favor an arm by chance. So there are
+    several splits, with four seeds each, unless ``train`` and ``test`` name the rows of one.
 
     Parameters
     ----------
@@ -390,38 +93,78 @@ def compare(
         predicted labels.
     data : Dataset
         The examples.
-    train : (n_train,) numpy.ndarray of int
+    train : (n_train,) numpy.ndarray of int, optional
         Positions of the rows that may be labeled.
-    test : (n_test,) numpy.ndarray of int
+    test : (n_test,) numpy.ndarray of int, optional
         Positions of the test rows.
+    splits : int or iterable of Split, default 5
+        In place of ``train`` and ``test``: at least two splits, or how many to draw, each with a
+        third of the rows to test. Validation rows are not used.
     budgets : iterable of int or None
-        Labels per class; None stands for all of ``train``.
-    seeds : sequence of int, default range(10)
+        Labels per class; None stands for all rows that may be labeled.
+    seeds : sequence of int, optional
         Each seed draws its own labeled rows. At least two are needed, and five or more for a
-        result.
+        result; by default ten. Several splits share them out, so that none is used twice: by
+        default four a split.
     jobs : int, default 1
         Processes side by side, each with one thread; 1 stays in this process.
 
     Returns
     -------
-    Comparison
-        All predictions and CPU seconds.
+    Comparison or SplitComparison
+        All predictions and CPU seconds, of one split or of several.
 
     Raises
     ------
     ValueError
         Before anything runs: if there are no arms, rows are not positions, train and test share
-        rows or groups, a budget is not positive or given twice, or seeds are fewer than two or
-        given twice. Later: if an arm returns something else than one class number for each test
-        row.
+        rows or groups, a budget is not positive or given twice, or seeds are fewer than two (a
+        split) or given twice. Later: if an arm returns something else than one class number for
+        each test row.
 
     Warns
     -----
     UserWarning
-        If a class has fewer rows than the largest budget, whose rows are then all labeled, or than
-        twice as many: then the draws of different seeds are nearly the same.
+        If a class has fewer rows than the largest budget, whose rows are then all labeled, or, of
+        one split, than twice as many: then the draws of different seeds are nearly the same.
     """
-    budgets, seeds, train, test = _checked(arms, data, train, test, budgets, seeds)
+    if (train is None) != (test is None) or (splits is not None and train is not None):
+        raise ValueError("name train= and test= of one split, or splits= of several")
+    budgets = tuple(budgets)
+    if train is not None:
+        asked = _checked(arms, data, train, test, budgets, range(10) if seeds is None else seeds)
+        _warn(data, asked, alone=True)
+        return _run(arms, data, *asked, jobs)
+    if splits is None or isinstance(splits, int):
+        number = checks.integer("splits", 5 if splits is None else splits, least=2)
+        splits = [split(data, test=1 / 3, seed=seed) for seed in range(number)]
+    splits = list(splits)
+    if len(splits) < 2:
+        raise ValueError(f"{len(splits)} split: two or more are needed, or train= and test=")
+    seeds = checks.seeds(range(4 * len(splits)) if seeds is None else seeds, least=2 * len(splits))
+    if len(seeds) % len(splits):
+        raise ValueError(f"{len(seeds)} seeds for {len(splits)} splits: each needs as many")
+    each = len(seeds) // len(splits)
+    asked = [
+        _checked(arms, data, part.train, part.test, budgets, seeds[i * each : (i + 1) * each])
+        for i, part in enumerate(splits)
+    ]
+    _warn(data, asked[0], alone=False)
+    parts = tuple(_run(arms, data, *one, jobs) for one in asked)
+    return SplitComparison(parts, {budget: _carried(data, splits, budget) for budget in budgets})
+
+
+def _carried(data: Dataset, splits: list[Split], budget: int | None) -> float:
+    """Labeled rows for each other row of all splits, in the mean over classes and splits."""
+    pool = np.unique(np.concatenate([np.concatenate([s.train, s.test]) for s in splits]))
+    every = np.bincount(data.y[pool], minlength=len(data.classes))
+    rows = np.array([np.bincount(data.y[s.train], minlength=len(every)) for s in splits])
+    labeled = rows if budget is None else np.minimum(rows, budget)
+    return float(np.mean((labeled / np.maximum(every - labeled, 1))[:, every > 0]))
+
+
+def _run(arms, data, budgets, seeds, train, test, jobs) -> Comparison:
+    """The comparison on one split."""
     predictions = {a: np.empty((len(budgets), len(seeds), len(test)), data.y.dtype) for a in arms}
     cpu_seconds = {a: np.empty((len(budgets), len(seeds))) for a in arms}
     positions = [(b, s, a) for b in range(len(budgets)) for s in range(len(seeds)) for a in arms]
@@ -452,7 +195,7 @@ def compare(
 
 
 def _checked(arms, data, train, test, budgets, seeds) -> tuple:
-    """The arguments of :func:`compare`, refused before the first arm runs rather than after."""
+    """The arguments of :func:`_run`, refused before the first arm runs rather than after."""
     if not arms:
         raise ValueError("there are no arms to compare")
     train = checks.positions("train", train, len(data))
@@ -469,7 +212,6 @@ def _checked(arms, data, train, test, budgets, seeds) -> tuple:
         )
     if len(np.unique(data.groups[test])) < 2:
         raise ValueError("the test rows are a single group: an interval needs at least two")
-    budgets = tuple(budgets)
     numbers = [
         checks.integer("budget", budget, least=1) for budget in budgets if budget is not None
     ]
@@ -481,6 +223,14 @@ def _checked(arms, data, train, test, budgets, seeds) -> tuple:
             f"budgets={list(budgets)}: no class has {max(numbers)} rows to train on, the largest "
             f"{counts.max()}"
         )
+    return budgets, checks.seeds(seeds, least=2), train, test
+
+
+def _warn(data: Dataset, asked: tuple, *, alone: bool) -> None:
+    """Warn of budgets that leave seeds little to draw; ``alone`` if there is one split."""
+    budgets, _, train, _ = asked
+    numbers = [budget for budget in budgets if budget is not None]
+    counts = np.bincount(data.y[train], minlength=len(data.classes))
     if numbers and counts.min() < max(numbers):
         small = ", ".join(
             f"{name!r} ({count} rows)"
@@ -492,14 +242,13 @@ def _checked(arms, data, train, test, budgets, seeds) -> tuple:
             f"{small}; there all rows are labeled",
             stacklevel=3,
         )
-    elif numbers and 2 * max(numbers) > counts.min():
+    elif alone and numbers and 2 * max(numbers) > counts.min():
         warnings.warn(
             f"{data.name}: a budget of {max(numbers)} labels per class draws more than half of the "
             f"{counts.min()} rows of {data.classes[counts.argmin()]!r}: its seeds share most of "
             "their rows, so the interval hardly counts which rows are labeled",
             stacklevel=3,
         )
-    return budgets, checks.seeds(seeds, least=2), train, test
 
 
 def _class_numbers(arm: str, predicted: np.ndarray, n: int, classes: int) -> np.ndarray:

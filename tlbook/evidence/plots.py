@@ -11,8 +11,8 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-from tlbook.evidence.comparison import Comparison
 from tlbook.evidence.effects import Effect
+from tlbook.evidence.scores import Scores
 
 #: All words that the figures show.
 WORDS = {
@@ -56,13 +56,13 @@ def style() -> None:
 
 
 def learning_curves(
-    comparison: Comparison, ax: Axes | None = None, arms: Sequence[str] | None = None
+    comparison: Scores, ax: Axes | None = None, arms: Sequence[str] | None = None
 ) -> Axes:
     """Draw score against label budget, a line per arm with its interval as a band.
 
     Parameters
     ----------
-    comparison : tlbook.evidence.comparison.Comparison
+    comparison : Comparison or SplitComparison
         Predictions of each arm at each budget.
     ax : matplotlib.axes.Axes, optional
         Axes to draw on; by default those of a new figure.

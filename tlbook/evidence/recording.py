@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from tlbook.data import Dataset
-from tlbook.evidence.comparison import Arm, Comparison, compare
+from tlbook.evidence.comparison import Arm, compare
+from tlbook.evidence.scores import Comparison
 from tlbook.sources.cache import digest
 
 #: Larger comparisons than a chapter has time for, as ``make experiments`` measured them.

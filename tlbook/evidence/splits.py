@@ -1,160 +1,152 @@
-"""Compare arms over several splits of one data set, so that no single split decides."""
+"""Balanced accuracy over several splits of one data set, so that no single split decides.
 
-from collections.abc import Iterable
+The mean of P splits with S seeds each has the variance
+
+    V = (between splits) / P + (what any two splits share),
+
+where the first term is taken from how far the splits' means lie apart, and the second is what makes
+splits of one finite set of examples look too much alike. Two things are shared.
+
+*Test examples.* What a group of test examples adds to the mean of a split (the V_i of
+:mod:`tlbook.evidence.balanced`) is known by group, so the mean product of what it adds to two
+splits estimates their covariance, however much the two overlap.
+
+*Labeled examples.* Say that each labeled example adds to what a run gains, independently of the
+others. Drawing a share f of the examples without replacement, runs differ by 1 - f of the variance
+that they would have on examples of their own, and f is common to all of them. So what is seen of
+it, within splits and between them, counts f / (1 - f) times once more. A share of one third that is
+held out to test, with all else labeled, makes this 2.
+
+Nadeau and Bengio (2003, doi 10.1023/A:1024068626366) put a factor of the test share in place of
+both terms, as cross-validation on all training rows suggests. Where a few labels are drawn from a
+split, that came out too narrow in simulation: ``benchmarks/coverage.py`` shows how often each
+holds the truth.
+"""
+
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tlbook.data import Dataset, Split
-from tlbook.evidence.comparison import Arm, Comparison, compare
+from tlbook.evidence.balanced import BalancedMeans, squared
 from tlbook.evidence.effects import Components, Effect
 
 
 @dataclass(frozen=True)
-class SplitComparison:
-    """Hold what :func:`compare_splits` measured.
+class Variances:
+    """Hold what the variance of one run consists of: one split, one seed.
 
     Attributes
     ----------
-    parts : tuple of Comparison
-        The comparison on each split.
-    ratio : float
-        Mean number of test rows for each row that may be labeled.
+    splits : float
+        Which examples there are to label and learn from.
+    seeds : float
+        Which of them are labeled, and what else a seed draws.
+    items : float
+        Which examples are there to test.
     """
 
-    parts: tuple[Comparison, ...]
-    ratio: float
-
-    @property
-    def name(self) -> str:
-        """Return the name of the data set."""
-        return self.parts[0].name
-
-    @property
-    def arms(self) -> list[str]:
-        """Return the names of the arms."""
-        return self.parts[0].arms
-
-    @property
-    def budgets(self) -> tuple[int | None, ...]:
-        """Return the budgets in labels per class."""
-        return self.parts[0].budgets
-
-    @property
-    def y(self) -> np.ndarray:
-        """Return the true labels of the first split's test examples."""
-        return self.parts[0].y
-
-    def score(self, arm: str, budget: int | None) -> Effect:
-        """Compute the balanced accuracy of one arm at one budget, over splits.
-
-        Parameters
-        ----------
-        arm : str
-            Name of the arm.
-        budget : int or None
-            Labels per class; None stands for all rows that may be labeled.
-
-        Returns
-        -------
-        Effect
-            The mean over splits and seeds with its interval, in shares of one.
-        """
-        return self._over(np.stack([_by_seed(part, arm, budget) for part in self.parts]))
-
-    def gain(self, arm: str, control: str, budget: int | None) -> Effect:
-        """Compute the paired difference of two arms at one budget, over splits.
-
-        Parameters
-        ----------
-        arm : str
-            Name of the arm.
-        control : str
-            Name of the arm that it is compared with.
-        budget : int or None
-            Labels per class; None stands for all rows that may be labeled.
-
-        Returns
-        -------
-        Effect
-            Balanced accuracy of the arm minus that of the control, in shares of one, with its
-            interval.
-        """
-        gains = [
-            _by_seed(part, arm, budget) - _by_seed(part, control, budget) for part in self.parts
-        ]
-        scores = self.score(arm, budget), self.score(control, budget)
-        return replace(self._over(np.stack(gains)), scores=scores)
-
-    def _over(self, values: np.ndarray) -> Effect:
-        """The mean of (splits, seeds), with the limits that :func:`compare_splits` describes."""
-        n, seeds = values.shape
-        of_means = values.mean(1).var(ddof=1)
-        of_seeds = values.var(axis=1, ddof=1).mean() / seeds
-        parts = Components(of_means / n, self.ratio * max(0.0, of_means - of_seeds), n - 1)
-        effect = Effect(values.mean(), np.nan, np.nan, values.size, components=parts)
-        return replace(effect.at(0.95), by_seed=tuple(values.ravel().tolist()))
+    splits: float
+    seeds: float
+    items: float
 
 
-def _by_seed(part: Comparison, arm: str, budget: int | None) -> np.ndarray:
-    """(seeds,) balanced accuracies."""
-    return np.array(part.score(arm, budget).by_seed)
+@dataclass(frozen=True)
+class SplitMeans:
+    """Hold the means of several runs on several splits, to compute any contrast of them.
 
-
-def compare_splits(
-    arms: dict[str, Arm],
-    data: Dataset,
-    splits: Iterable[Split],
-    *,
-    budgets: Iterable[int | None],
-    seeds: int = 2,
-) -> SplitComparison:
-    """Run :func:`tlbook.compare` on several splits, each with seeds of its own.
-
-    Splits of one data set share most of their examples, so an interval that took them for
-    independent would be too narrow. The variance that a split causes, by its examples to learn from
-    and its test examples, counts ``1 / splits + test rows / training rows`` times instead (the
-    corrected resampled t-test: Nadeau and Bengio, 2003, doi 10.1023/A:1024068626366). Seeds are
-    drawn anew for each split, so their variance counts once; it is what differs within a split. The
-    limits are those of Student's t with one degree of freedom less than there are splits.
-
-    Parameters
+    Attributes
     ----------
-    arms : dict of str to Arm
-        Functions by name, as for :func:`tlbook.compare`.
-    data : Dataset
-        The examples.
-    splits : iterable of Split
-        At least two, such as ``[data.split(news, test=1 / 3, seed=seed) for seed in range(10)]``.
-        Validation rows are not used.
-    budgets : iterable of int or None
-        Labels per class; None stands for all of a split's training rows.
-    seeds : int, default 2
-        Seeds of each split, at least two. No two splits share one.
-
-    Returns
-    -------
-    SplitComparison
-        The comparisons, which give scores and gains over all splits.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer than two splits, or :func:`tlbook.compare` refuses an argument.
+    parts : tuple of BalancedMeans
+        The means on each split.
+    carried : float
+        Labeled examples for each one of the data set that is not, f / (1 - f).
     """
-    splits, budgets = list(splits), tuple(budgets)
-    if len(splits) < 2:
-        raise ValueError(f"{len(splits)} splits: two or more are needed, and ten for a result")
-    parts = tuple(
-        compare(
-            arms,
-            data,
-            train=split.train,
-            test=split.test,
-            budgets=budgets,
-            seeds=range(seeds * position, seeds * (position + 1)),
+
+    parts: tuple[BalancedMeans, ...]
+    carried: float
+
+    @property
+    def values(self) -> np.ndarray:
+        """Return the (runs, seeds of all splits) means."""
+        return np.concatenate([part.values for part in self.parts], axis=1)
+
+    def contrast(
+        self,
+        weights: np.ndarray,
+        level: float = 0.95,
+        *,
+        least: float = -np.inf,
+        most: float = np.inf,
+    ) -> Effect:
+        """Compute a weighted sum of the runs' means with its interval.
+
+        Parameters
+        ----------
+        weights : (runs,) array
+            The weight of each run.
+        level : float, default 0.95
+            Confidence level of the interval.
+        least, most : float, optional
+            The smallest and the largest value that can be. By default there is no such limit.
+
+        Returns
+        -------
+        Effect
+            The sum, with its interval, unless runs failed.
+        """
+        by_seed = weights @ self.values
+        n = len(self.parts)
+        own, shared, found = self._of(weights)
+        labeled = self.carried * max(0.0, found.seeds - self._rest(weights))
+        # each term with its degrees of freedom, for Satterthwaite's of their sum
+        items = shared + (own - shared) / n
+        inverse = np.mean([part.inverse_df(weights) for part in self.parts])
+        terms = (
+            (found.seeds / len(by_seed) + labeled, 1 / (len(by_seed) - n)),
+            (found.splits * (1 / n + self.carried), 1 / (n - 1)),
+            (items, inverse),
         )
-        for position, split in enumerate(splits)
-    )
-    ratio = np.mean([len(split.test) / len(split.train) for split in splits])
-    return SplitComparison(parts, float(ratio))
+        variance = sum(term for term, _ in terms) or 1.0
+        over_df = sum((term / variance) ** 2 * over for term, over in terms)
+        df = float(1 / over_df) if over_df else float(len(by_seed) - n)
+        parts = Components(
+            seeds=found.seeds / len(by_seed),
+            items=shared + labeled + found.splits * self.carried,
+            df=df,
+            splits=(found.splits + own - shared) / n,
+        )
+        effect = Effect.of_components(by_seed, parts, level, least=least, most=most)
+        return replace(effect, splits=n).unless_failing(least, most)
+
+    def variances(self, weights: np.ndarray) -> Variances:
+        """Estimate what the variance of one run consists of.
+
+        Parameters
+        ----------
+        weights : (runs,) array
+            The weight of each run.
+        """
+        return self._of(weights)[2]
+
+    def _of(self, weights: np.ndarray) -> tuple[float, float, Variances]:
+        """What test examples have in the variance of a split's mean, alone and shared with another
+        split, and the variances of one run."""
+        adds = [weights @ part.by_group for part in self.parts]
+        names, place = np.unique(
+            np.concatenate([part.names for part in self.parts]), return_inverse=True
+        )
+        total = np.bincount(place, np.concatenate(adds), len(names))
+        n, alone = len(adds), sum(float(z @ z) for z in adds)
+        shared = max(0.0, float(total @ total) - alone) / (n * (n - 1))
+        by_split = (weights @ self.values).reshape(n, -1)
+        seeds = by_split.shape[1]
+        own = max(shared, alone / n - self._rest(weights) / seeds)
+        within = float(by_split.var(axis=1, ddof=1).mean())
+        between = float(by_split.mean(1).var(ddof=1))
+        splits = max(0.0, between - within / seeds - (own - shared))
+        return own, shared, Variances(splits, within, own)
+
+    def _rest(self, weights: np.ndarray) -> float:
+        """What is left to pairs of seed and test example in the variance of a run."""
+        seeds = self.parts[0].values.shape[1]
+        return seeds * float(np.mean([squared(weights, part.of_rest) for part in self.parts]))

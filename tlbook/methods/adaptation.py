@@ -22,7 +22,8 @@ from sklearn.metrics import balanced_accuracy_score
 
 from tlbook import checks
 from tlbook.data import Dataset, split
-from tlbook.evidence.effects import Effect, balanced_accuracy
+from tlbook.evidence.balanced import balanced_accuracy
+from tlbook.evidence.effects import Effect
 from tlbook.methods.selection import choose, take_chosen
 from tlbook.methods.weighting import density_ratio
 

@@ -12,7 +12,7 @@ batches hold four columns::
 A *learner* solves one task: ``learner(support_x, support_y, query_x)`` returns (m,) labels. Plain
 controls (:func:`finetune_learner`) and meta-trained networks are both learners, so
 :func:`score_episodes` compares them on the same episodes.
-:func:`tlbook.evidence.effects.episode_accuracy` computes the interval.
+:func:`tlbook.evidence.episodes.episode_accuracy` computes the interval.
 
 Batch normalization needs care where weights are adapted to a task (MAML, Reptile), because running
 statistics cannot follow many tasks at once. ``torch.func.replace_all_batch_norm_modules_(model)``
