@@ -143,7 +143,7 @@ def remove_old_pages(book: Book) -> None:
     """Start over when the HTML holds a page that the table of contents no longer names."""
     html = book.root / "_build" / "html"
     pages = {html / page.relative_to(book.root).with_suffix(".html") for page in book.pages}
-    own = {html / name for name in ("index.html", "search.html", "genindex.html")}
+    own = {html / name for name in ("index.html", "search.html", "genindex.html", "404.html")}
     if set(html.glob("*.html")) | set((html / "chapters").glob("*.html")) > pages | own:
         shutil.rmtree(html)
         shutil.rmtree(book.root / "_build" / ".doctrees", ignore_errors=True)
