@@ -3,15 +3,18 @@
 import re
 import shutil
 import sys
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
-from tools import export, run_exported
+from tools import export, published, run_exported
+from tools.book import Book as Runs
+from tools.notebook import setup_cell
 from tools.source import Book
 
 ROOT = Path(__file__).parents[1]
@@ -263,7 +266,43 @@ def test_caption_of_a_drawn_figure_follows_it(book):
 def test_first_cell_installs_the_package_from_the_configured_repository(book):
     setup = exported(book, book.chapters[0]).cells[0]
     assert '%pip install -q "tlbook[ot] @ git+https://github.com/sample/book@main"' in setup.source
+    assert setup.source.splitlines()[-1].startswith("import tlbook")
     assert setup.metadata.jupyter.source_hidden
+    (book.root / "pyproject.toml").write_text('[project]\nversion = "1.2"\n')
+    setup = exported(book, book.chapters[0]).cells[0]
+    assert "/sample/book@v1.2" in setup.source
+
+
+@pytest.mark.parametrize(
+    ("found", "versions", "said"),
+    [
+        ([False, True], {"transformers": "5.2"}, None),
+        ([True], {"transformers": "5.2"}, None),
+        ([False, False], {}, "The book's package was not installed"),
+        ([True], {}, "run %pip install torch transformers"),
+        ([True], {"transformers": "4.57.6"}, "needs transformers 5 or newer, and this is 4.57.6"),
+    ],
+)
+def test_first_cell_says_in_one_sentence_what_is_missing(monkeypatch, found, versions, said):
+    """With what is installed before and after the call of pip, and the versions of packages."""
+    config = SimpleNamespace(book_repository="https://example.org/book", book_version="v1")
+    cell = setup_cell(config).source
+    source = re.sub(r"^( +)%(pip .*)", lambda m: f"{m[1]}pip({m[2]!r})", cell, flags=re.MULTILINE)
+    answers, called = iter(found), []
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: next(answers) or None)
+
+    def version(name):
+        if name not in versions:
+            raise PackageNotFoundError(name)
+        return versions[name]
+
+    monkeypatch.setattr("importlib.metadata.version", version)
+    if said is None:
+        exec(source, {"pip": called.append})
+    else:
+        with pytest.raises(SystemExit, match=said):
+            exec(source, {"pip": called.append})
+    assert len(called) == len(found) - 1
 
 
 #: text of a chapter -> what is said of it, at its last line
@@ -364,6 +403,41 @@ def test_exported_notebook_says_what_the_book_says(book):
     ]
     assert "The gain is 7.2 points, measured with the *encoder*" in shown[0]
     assert "| encoder | +7.2 |" in shown[1]
+
+
+@pytest.mark.usefixtures("kernels_find_the_tools")
+def test_published_notebook_reads_before_it_runs(book):
+    with (book.root / "_config.yml").open("a") as config:
+        config.write("execute: {execute_notebooks: cache, timeout: 60}\n")
+    runs = Runs(book.root)
+    assert runs.run(runs.chapters, jobs=1) == []
+    (book.root / published.FOLDER).mkdir(parents=True)
+    (book.root / published.FOLDER / "gone.ipynb").touch()
+    published.publish(runs, export.export(book)[0])
+    assert {path.stem for path in (book.root / published.FOLDER).iterdir()} == {
+        path.stem for path in book.chapters
+    }
+    notebook = nbformat.read(book.root / published.FOLDER / "01-sample.ipynb", as_version=4)
+    nbformat.validate(notebook)
+    text = "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    assert "The gain is 7.2 points, measured with the *encoder*" in text
+    assert "| encoder | +7.2 |" in text and "<<" not in text
+    outputs = {c.source: c.outputs for c in notebook.cells[1:] if c.cell_type == "code"}
+    assert not any("import say" in source for source in outputs)
+    assert outputs["#@title\nprint(gain)"][0].text == "7.25\n"
+    assert any("image/png" in output.data for output in outputs[PLOT])
+    assert not any("papermill" in str(shown) for shown in outputs.values())
+    assert not any(cell.outputs for cell in exported(book, book.chapters[0]).cells[:1])
+
+
+PLOT = "from matplotlib import pyplot as plt\n\nplt.plot([1, 2]);"
+
+
+def test_a_published_cell_that_did_not_run_is_refused():
+    cells = [nbformat.v4.new_code_cell(text) for text in ("setup", "1 + 1")]
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    with pytest.raises(ValueError, match="did not run: '1 \\+ 1'"):
+        published.filled(notebook, nbformat.v4.new_notebook(cells=cells[:1]))
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import os
 import re
 import subprocess
 import sys
@@ -38,6 +39,16 @@ def loaded_by(code: str) -> set[str]:
 def test_importing_the_package_is_cheap():
     heavy = {"numpy", "torch", "tensorflow", "transformers", "sklearn", "matplotlib"}
     assert not loaded_by("import tlbook; import tlbook.sources") & heavy
+
+
+@pytest.mark.parametrize(("chosen", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_waiting_threads_leave_the_processor_unless_the_user_says_otherwise(chosen, expected):
+    code = "import os, tlbook; print(os.environ['OMP_WAIT_POLICY'])"
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
+    environment |= {"OMP_WAIT_POLICY": chosen} if chosen else {}
+    command = [sys.executable, "-c", code]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == expected
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,14 @@ So ``import tlbook`` stays cheap, and a name stays where it is when its module m
 """
 
 import importlib
+import os
 import warnings
 
 __version__ = "0.1.0"
+
+# Threads that wait for work spin, and on a busy machine take the processor from those that have
+# some. torch reads this when it is loaded, so notebooks import tlbook first.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # Without ipywidgets, tqdm warns in every notebook that its bars are plain text: that is intended.
 warnings.filterwarnings("ignore", message="IProgress not found")

@@ -19,11 +19,15 @@ from filelock import FileLock, Timeout
 from sqlalchemy.exc import DatabaseError
 
 from tlbook.sources import assets
-from tools import ledger, outputs
+from tools import export, ledger, outputs, published, source
 from tools.book import COSTS, Book, changed, write
 from tools.ledger import load
 from tools.run import Chapter, cores, plain
 from tools.watch import digest
+
+#: What Sphinx read, in ``_build``: for the pages, and in it for the notebooks beside them.
+DOCTREES = Path(".doctrees")
+EXPORTED = DOCTREES / "exported"
 
 
 def build(
@@ -115,7 +119,7 @@ def write_pages(book: Book) -> int:
     forget_changed_pages(book)
     # A page that Sphinx does not read again warns no more. So after a build that did not end
     # well (warnings, Ctrl-C, anything) it reads all of them again.
-    unfinished = output / ".doctrees" / "unfinished"
+    unfinished = output / DOCTREES / "unfinished"
     if unfinished.exists():
         shutil.rmtree(unfinished.parent)
     unfinished.parent.mkdir(parents=True, exist_ok=True)
@@ -123,17 +127,22 @@ def write_pages(book: Book) -> int:
     print("Writing the pages ...", flush=True)
     command = "from jupyter_book.cli.main import main; main()"
     options = ["build", str(book.root), "-W", "-n", "--keep-going", "-q"]
-    sphinx = subprocess.run(
+    sphinx = subprocess.Popen(
         [sys.executable, "-c", command, *options],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        check=False,
     )
-    if sphinx.returncode:
-        print(plain(sphinx.stdout), file=sys.stderr)
+    try:  # beside it, the notebooks: both take seconds
+        notebooks, problems = export.export(source.Book(book.root), output / EXPORTED)
+        said, _ = sphinx.communicate()
+    finally:
+        sphinx.kill()
+    if sphinx.returncode or problems:
+        print(plain(said) if sphinx.returncode else "\n".join(problems), file=sys.stderr)
         print("The pages have errors (warnings count as errors).", file=sys.stderr)
         return 1
+    published.publish(book, notebooks)
     unfinished.unlink()
     print(f"The book is ready. Open {(output / 'html' / 'index.html').as_uri()}")
     return 0
@@ -143,10 +152,10 @@ def remove_old_pages(book: Book) -> None:
     """Start over when the HTML holds a page that the table of contents no longer names."""
     html = book.root / "_build" / "html"
     pages = {html / page.relative_to(book.root).with_suffix(".html") for page in book.pages}
-    own = {html / name for name in ("index.html", "search.html", "genindex.html")}
+    own = {html / name for name in ("index.html", "search.html", "genindex.html", "404.html")}
     if set(html.glob("*.html")) | set((html / "chapters").glob("*.html")) > pages | own:
         shutil.rmtree(html)
-        shutil.rmtree(book.root / "_build" / ".doctrees", ignore_errors=True)
+        shutil.rmtree(book.root / "_build" / DOCTREES, ignore_errors=True)
 
 
 def forget_changed_pages(book: Book) -> None:
@@ -158,8 +167,9 @@ def forget_changed_pages(book: Book) -> None:
     known = book.root / "_build" / "pages.json"
     was, now = load(known), {str(p.relative_to(book.root)): digest(p) for p in book.pages}
     for name in (name for name in now if was.get(name) != now[name]):
-        doctree = (book.root / "_build" / ".doctrees" / name).with_suffix(".doctree")
-        doctree.unlink(missing_ok=True)
+        for folder in (DOCTREES, EXPORTED):
+            doctree = (book.root / "_build" / folder / name).with_suffix(".doctree")
+            doctree.unlink(missing_ok=True)
     write(known, json.dumps(now, indent=1))
 
 

@@ -22,7 +22,7 @@ from tools.run import plain
 from tools.source import Book
 
 
-def sphinx(book: Book, builder: str, output: Path) -> list[str]:
+def sphinx(book: Book, builder: str, output: Path, known: Path | None = None) -> list[str]:
     """Turn the book into something else without running its code.
 
     Parameters
@@ -32,6 +32,9 @@ def sphinx(book: Book, builder: str, output: Path) -> list[str]:
         Name of the Sphinx builder.
     output : pathlib.Path
         Where it writes to.
+    known : pathlib.Path, optional
+        Folder that keeps what was read, so that only pages that changed are read again; of the
+        others Sphinx warns no more.
 
     Returns
     -------
@@ -47,7 +50,7 @@ def sphinx(book: Book, builder: str, output: Path) -> list[str]:
     extensions = [name for name in options["extensions"] if name != "sphinx_thebe"]
     options |= {
         "book_repository": book.repository,
-        "book_branch": book.branch,
+        "book_version": book.version,
         "extensions": [*extensions, "tools.notebook"],
         "gettext_compact": False,
         "html_theme": "basic",  # no page of HTML is written
@@ -59,7 +62,7 @@ def sphinx(book: Book, builder: str, output: Path) -> list[str]:
     said = io.StringIO()
     with tempfile.TemporaryDirectory() as folder, patch_docutils(), docutils_namespace():
         # myst-nb writes beside the output, too
-        written, doctrees = Path(folder, builder), Path(folder, "doctrees")
+        written, doctrees = Path(folder, builder), known or Path(folder, "doctrees")
         try:
             Sphinx(book.root, None, written, doctrees, builder, options, None, said).build(True)
         except SphinxError as error:
@@ -75,10 +78,10 @@ def sphinx(book: Book, builder: str, output: Path) -> list[str]:
     return problems
 
 
-def export(book: Book) -> tuple[dict[Path, str], list[str]]:
+def export(book: Book, known: Path | None = None) -> tuple[dict[Path, str], list[str]]:
     """The text of each notebook by its path, and what Sphinx warned of."""
     with tempfile.TemporaryDirectory() as folder:
-        problems = sphinx(book, "notebook", Path(folder))
+        problems = sphinx(book, "notebook", Path(folder), known)
         notebooks = {
             book.root / "chapters" / path.name: path.read_text("utf-8")
             for path in sorted(Path(folder, "chapters").glob("*.ipynb"))

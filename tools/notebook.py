@@ -5,6 +5,7 @@ that shows a computed value becomes a folded cell that says the same sentence. N
 outputs, and an unchanged chapter gives the same bytes. What cannot be made plain is a warning.
 """
 
+import ast
 import hashlib
 import html
 import posixpath
@@ -28,15 +29,30 @@ from sphinx.transforms.i18n import publish_msgstr
 from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util import logging
 
+#: The package itself requires no torch, tensorflow or transformers: Colab keeps its own.
 SETUP = """\
-#@title Set up (does nothing outside Colab)
-# Colab lacks the book's package. Without more of its extras, Colab's own torch and tensorflow stay.
+#@title Set up (installs the book's package where it is missing)
+import importlib.metadata
 import importlib.util
-import sys
 
-if "google.colab" in sys.modules and importlib.util.find_spec("tlbook") is None:
-    %pip install -q "tlbook[ot] @ git+{url}@{branch}"
+if importlib.util.find_spec("tlbook") is None:
+    print("Installing the book's package, which takes about half a minute ...")
+    %pip install -q "tlbook[ot] @ git+{url}@{version}"
+    importlib.invalidate_caches()
+    if importlib.util.find_spec("tlbook") is None:
+        raise SystemExit("The book's package was not installed: what pip says above tells why.")
+try:
+    found = importlib.metadata.version("transformers")
+except importlib.metadata.PackageNotFoundError:
+    raise SystemExit("Some packages are missing: run %pip install torch transformers accelerate")
+if int(found.split(".")[0]) < 5:
+    raise SystemExit(
+        f"The book needs transformers 5 or newer, and this is {{found}}: "
+        "run %pip install -U transformers, then restart."
+    )
+import tlbook  # before torch, for which it sets how threads wait
 """
+SAY = "#@title\nfrom tlbook.evidence.claims import say\n\nsay("
 FOLDED = {"cellView": "form", "jupyter": {"source_hidden": True}}
 FOLDING_TAGS = {"hide-input", "hide-cell", "remove-input", "remove-cell", "solution"}
 SOLUTION = "try it yourself first"
@@ -367,16 +383,21 @@ def address_of(entry: Entry) -> str:
 
 
 def setup_cell(config) -> NotebookNode:
-    """The first cell: in Colab, and only there, it installs the package."""
-    source = SETUP.format(url=config.book_repository, branch=config.book_branch).rstrip()
+    """The first cell, which installs the package where it is missing."""
+    source = SETUP.format(url=config.book_repository, version=config.book_version).rstrip()
     return new_code_cell(source, metadata={**FOLDED, "tags": ["hide-input"]})
 
 
 def say_cell(text: str) -> NotebookNode:
     """A folded cell that shows Markdown with the values that the cells above computed."""
     marks = "'''" if '"""' in text else '"""'
-    source = f"#@title\nfrom tlbook.evidence.claims import say\n\nsay(r{marks}\n{text}\n{marks})"
+    source = f"{SAY}r{marks}\n{text}\n{marks})"
     return new_code_cell(source, metadata={**FOLDED, "tags": ["hide-input"]})
+
+
+def said(source: str) -> str | None:
+    """The text that a cell of :func:`say_cell` shows; None for another cell."""
+    return ast.literal_eval(source[len(SAY) : -1]) if source.startswith(SAY) else None
 
 
 def with_ids(cells: list[NotebookNode]) -> list[NotebookNode]:
@@ -395,5 +416,5 @@ def setup(app) -> dict:
     app.add_transform(Captions)
     app.add_post_transform(Values)
     app.add_config_value("book_repository", "", "env")
-    app.add_config_value("book_branch", "main", "env")
+    app.add_config_value("book_version", "main", "env")
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -80,7 +80,10 @@ class Colab:
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(book.root / "tlbook", copy / "tlbook", ignore=ignored)
         author = ["-c", "user.name=book", "-c", "user.email=book@localhost"]
-        for command in (["init", "-qb", book.branch], ["add", "."], ["commit", "-qm", "copy"]):
+        commands = [["init", "-qb", book.branch], ["add", "."], ["commit", "-qm", "copy"]]
+        if book.version != book.branch:
+            commands.append(["tag", book.version])
+        for command in commands:
             subprocess.run(["git", *author, *command], cwd=copy, check=True)
         return copy.resolve().as_uri()
 
@@ -137,7 +140,7 @@ def run_in_colab(notebook: Path, book: Book) -> float:
 
 def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    arguments.add_argument("names", nargs="*", metavar="NN-name", help="default: every chapter")
+    arguments.add_argument("names", nargs="*", metavar="CHAPTER", help="default: every chapter")
     arguments.add_argument("--colab", action="store_true", help="in a likeness of Colab")
     options = arguments.parse_args()
     book = Book(Path().resolve())

@@ -5,6 +5,7 @@ a fenced example or a formula is never taken for a directive or a role.
 """
 
 import re
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -50,11 +51,19 @@ class Book:
 
     @property
     def repository(self) -> str:
-        return self.config["repository"]["url"].rstrip("/")
+        return self.config.get("repository", {}).get("url", "").rstrip("/")
 
     @property
     def branch(self) -> str:
-        return self.config["repository"].get("branch", "main")
+        return self.config.get("repository", {}).get("branch", "main")
+
+    @property
+    def version(self) -> str:
+        """The tag of the release that this is, or the branch for a book without a package."""
+        project = self.root / "pyproject.toml"
+        if not project.exists():
+            return self.branch
+        return f"v{tomllib.loads(project.read_text('utf-8'))['project']['version']}"
 
     @property
     def chapters(self) -> list[Path]:
