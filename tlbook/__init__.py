@@ -36,7 +36,7 @@ HOMES = {
     "evidence.recording": "recorded",
     "evidence.splits": "compare_splits",
     "evidence.wording": "in_words",
-    "evidence": "claims plots pooling",
+    "evidence": "claims guide plots pooling",
     "sources": "assets hubs",
 }
 _HOME = {name: module for module, names in HOMES.items() for name in names.split()}
