@@ -164,13 +164,13 @@ def test_uncited_reference_is_seen(sample):
 
 def test_unknown_id_in_tests_and_ledger_is_seen(sample):
     (sample / "tests").mkdir()
-    (sample / "results").mkdir()
     unknown = "C" + "99"
     (sample / "tests" / "test_x.py").write_text(f'x = "{unknown}"\ny = "{unknown}"  # no id\n')
-    (sample / "results" / "claims.json").write_text(f'{{\n "{unknown}": {{"findings": []}}\n}}\n')
+    record = sample / "tlbook" / "evidence" / "ledger.json"
+    record.write_text(f'{{\n "{unknown}": {{"findings": []}}\n}}\n')
     assert [problem.split(": ")[0] for problem in check.ids(Book(sample))] == [
         "tests/test_x.py:1",
-        "results/claims.json:2",
+        "tlbook/evidence/ledger.json:2",
     ]
     assert len(check.record(Book(sample))) == 1
 

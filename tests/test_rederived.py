@@ -19,7 +19,7 @@ from tlbook import data, sources
 from tlbook.learning.features import features
 from tlbook.sources.pretrained import load
 
-RECORD = Path(__file__).parents[1] / "results" / "claims.json"
+RECORD = Path(__file__).parents[1] / "tlbook" / "evidence" / "ledger.json"
 
 
 def recorded(claim, setting):

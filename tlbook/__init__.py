@@ -42,7 +42,7 @@ HOMES = {
     "evidence.episodes": "episode_accuracy",
     "evidence.recording": "recorded",
     "evidence.wording": "in_words",
-    "evidence": "claims plots pooling",
+    "evidence": "claims guide plots pooling",
     "sources": "assets hubs",
 }
 _HOME = {name: module for module, names in HOMES.items() for name in names.split()}

@@ -80,7 +80,7 @@ def ids(book: Book) -> list[str]:
         for match in re.finditer(r"(?:claim=|finding\(\s*)[\"']([^\"']*)[\"']", found.body):
             line = found.body_line + found.body.count("\n", 0, match.start())
             mentions.append((path, line, match[1]))
-    quoted = [*(book.root / "tests").glob("test_*.py"), book.root / "results" / "claims.json"]
+    quoted = [*(book.root / "tests").glob("test_*.py"), book.root / ledger.RECORD]
     for path in filter(Path.exists, quoted):
         for line, text in enumerate(path.read_text("utf-8").splitlines(), 1):
             if "# no id" not in text:

@@ -1,10 +1,11 @@
 """The claims ledger: what the executed chapters found, and what is on record.
 
 Chapters state findings (:func:`tlbook.evidence.claims.finding`). The build gathers them from the
-executed notebooks into ``_build/claims.json``; ``results/claims.json`` is the committed record. The
-check reads the record alone, ``python -m tools.replicate`` compares the two, and ``python -m
-tools.ledger`` accepts what was measured as the new record. What chapters cost, the README's figure,
-the tables behind figures (:func:`tlbook.evidence.claims.keep_table`) and the table of methods
+executed notebooks into ``_build/claims.json``; the committed record is in the package,
+``tlbook/evidence/ledger.json``, for :mod:`tlbook.evidence.guide` to read. The check reads the
+record alone, ``python -m tools.replicate`` compares the two, and ``python -m tools.ledger`` accepts what
+was measured as the new record. What chapters cost, the README's figure, the tables behind figures
+(:func:`tlbook.evidence.claims.keep_table`) and the table of methods
 (:func:`tlbook.evidence.claims.method`) go the same way.
 """
 
@@ -27,13 +28,14 @@ from tlbook.evidence.claims import (
     VERDICTS,
     effect_of,
     in_counts,
+    overall,
     table,
 )
 from tlbook.evidence.pooling import adjusted_p_values, pool
 from tools import plans
 
 MEASURED = Path("_build/claims.json")
-RECORD = Path("results/claims.json")
+RECORD = Path("tlbook/evidence/ledger.json")
 #: The share of decided findings, over the whole ledger, that may be false.
 FALSE_DISCOVERIES = 0.05
 #: With fewer findings in points, how far they differ cannot be estimated, and none are pooled.
@@ -91,8 +93,8 @@ def summarized(ledger: Mapping[str, dict]) -> dict[str, dict]:
     Each finding gets ``survives_fdr``: whether its effect differs from none when the share of false
     ones among all that the ledger calls different is held at five percent. It is about a
     difference, so a negligible finding may survive as well as not. Each claim gets ``counts`` of
-    its verdicts, its own ``verdict`` (:func:`overall`), and ``pooled``, the random-effects mean of
-    its findings in points (None if there are too few).
+    its verdicts, its own ``verdict`` (:func:`tlbook.evidence.claims.overall`), and ``pooled``, the
+    random-effects mean of its findings in points (None if there are too few).
     """
     ledger = deepcopy(dict(ledger))
     findings = [finding for row in ledger.values() for finding in row.get("findings", [])]
@@ -105,32 +107,6 @@ def summarized(ledger: Mapping[str, dict]) -> dict[str, dict]:
         row["verdict"] = overall(found)
         row["pooled"] = _pooled(found)
     return ledger
-
-
-def overall(findings: list[dict]) -> str:
-    """One word for a claim, from its findings in all settings.
-
-    A claim comes without conditions. So one setting that clearly refutes it is enough to say that
-    it needs some, however many support it: "mixed". And one that supports it is not enough, since
-    it may be the one of many that was looked for: a verdict needs more than half of the findings.
-    What speaks for or against is a finding that survives the false discovery rate; another one is
-    as good as undecided here.
-
-    Returns
-    -------
-    {"mixed", "supported", "refuted", "negligible", "undecided"}
-        "mixed" if some support and some refute; else the verdict of more than half of the findings;
-        else "undecided". Verdicts are counted, not weighed, which is why the effects are pooled
-        beside them: counting finds little where each experiment is small (Hedges and Olkin, 1980,
-        doi 10.1037/0033-2909.88.2.359).
-    """
-    words = [
-        f["verdict"] if f["survives_fdr"] or f["verdict"] == "negligible" else "undecided"
-        for f in findings
-    ]
-    if {"supported", "refuted"} <= set(words):
-        return "mixed"
-    return next((v for v in VERDICTS if 2 * words.count(v) > len(words)), "undecided")
 
 
 def repeated(ledger: Mapping[str, dict]) -> list[str]:
@@ -195,14 +171,15 @@ def accept() -> None:
     """Make what the last build measured the record."""
     if not MEASURED.exists():
         raise SystemExit(f"{MEASURED} does not exist: build the book first (make book)")
-    RECORD.parent.mkdir(exist_ok=True)
+    RECORD.parent.mkdir(parents=True, exist_ok=True)
     RECORD.write_text(MEASURED.read_text())
+    COSTS.parent.mkdir(exist_ok=True)
     if MEASURED_COSTS.exists():
         COSTS.write_text(MEASURED_COSTS.read_text())
     for claim, row in load(RECORD).items():
         print(f"{claim}: {row['verdict']} ({in_counts(row['counts'])})")
     if MEASURED_FIGURE.exists():
-        FIGURE.parent.mkdir(exist_ok=True)
+        FIGURE.parent.mkdir(parents=True, exist_ok=True)
         FIGURE.write_text(MEASURED_FIGURE.read_text())
     _write_tables(TABLES, {file.stem: file.read_text() for file in MEASURED_TABLES.glob("*.csv")})
 

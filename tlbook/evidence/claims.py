@@ -2,13 +2,14 @@
 
 A chapter records each number it wants to name, and states each finding with its effect. Both travel
 in the outputs of the executed chapter: the book's prose shows the numbers, and the build collects
-the findings into the ledger ``results/claims.json``. Tables behind a figure travel the same way to
-``results/tables``. So does what each method gained, into one table of all chapters.
+the findings into the ledger, ``ledger.json`` beside this file. Tables behind a figure travel the
+same way to ``results/tables``. So does what each method gained, into one table of all chapters.
 """
 
+import json
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
 from importlib import resources
@@ -34,6 +35,18 @@ VERDICTS = ("supported", "refuted", "negligible", "undecided")
 KINDS = ("exact", "trained", "timing")
 #: Every number recorded in this process, by name.
 recorded: dict[str, float | str] = {}
+
+
+@cache
+def ledger() -> dict[str, dict[str, Any]]:
+    """Return what the book found, by claim: the ledger on record.
+
+    Returns
+    -------
+    dict of str to dict
+        Of each claim its ``text``, ``findings``, ``counts``, ``verdict`` and ``pooled`` effect.
+    """
+    return json.loads(resources.files("tlbook.evidence").joinpath("ledger.json").read_text("utf-8"))
 
 
 @cache
@@ -275,6 +288,37 @@ def effect_of(finding: Mapping[str, Any]) -> Effect:
         unreliable=finding["unreliable"],
         splits=finding.get("splits", 1),
     )
+
+
+def overall(findings: Sequence[Mapping[str, Any]]) -> str:
+    """Return one word for a claim, from its findings in all settings.
+
+    A claim comes without conditions. So one setting that clearly refutes it is enough to say that
+    it needs some, however many support it: "mixed". And one that supports it is not enough, since
+    it may be the one of many that was looked for: a verdict needs more than half of the findings.
+    What speaks for or against is a finding that survives the false discovery rate; another one is
+    as good as undecided here.
+
+    Parameters
+    ----------
+    findings : sequence of dict
+        Findings as the ledger has them.
+
+    Returns
+    -------
+    {"mixed", "supported", "refuted", "negligible", "undecided"}
+        "mixed" if some support and some refute; else the verdict of more than half of the findings;
+        else "undecided". Verdicts are counted, not weighed, which is why the effects are pooled
+        beside them: counting finds little where each experiment is small (Hedges and Olkin, 1980,
+        doi 10.1037/0033-2909.88.2.359).
+    """
+    words = [
+        f["verdict"] if f["survives_fdr"] or f["verdict"] == "negligible" else "undecided"
+        for f in findings
+    ]
+    if {"supported", "refuted"} <= set(words):
+        return "mixed"
+    return next((v for v in VERDICTS if 2 * words.count(v) > len(words)), "undecided")
 
 
 def in_counts(counts: Mapping[str, int]) -> str:

@@ -89,6 +89,7 @@ def in_words(
     unit: str = "point",
     digits: int = 1,
     plural: bool = False,
+    verbs: tuple[str, str] = ("gain", "lose"),
 ) -> str:
     """Word an effect so that it follows the subject of a sentence.
 
@@ -104,6 +105,8 @@ def in_words(
         How many decimals are shown at most.
     plural : bool, default False
         Whether the subject is plural: "gain" in place of "gains".
+    verbs : tuple of str, default ("gain", "lose")
+        What the subject does where the effect is positive and where it is negative.
 
     Returns
     -------
@@ -125,7 +128,7 @@ def in_words(
     if outcome == "undecided":
         reason = getattr(effect, "unreliable", "") or span(effect, unit, digits)
         return f"make{s} no clear difference: {reason}"
-    verb = "gain" if outcome == "supported" else "lose"
+    verb = verbs[outcome != "supported"]
     return f"{verb}{s} {amount(effect.value, unit, digits)}"
 
 
