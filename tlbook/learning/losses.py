@@ -98,7 +98,8 @@ def joint(*, target: Loss, source: Loss, weight: Weight = 1.0) -> Loss:
     In F4 the weight is lambda. Each of the two losses sees the columns of its own domain in a pass
     of its own, so that batch normalization, where there is any, normalizes each domain by itself.
     With a ``weight`` of 0 this is fine-tuning alone: the source is not even computed. The batches
-    are those of :class:`tlbook.learning.batches.Pairs`.
+    are those of :class:`tlbook.learning.batches.Pairs`. The book explains it in *The mathematics of
+    it*.
 
     Parameters
     ----------

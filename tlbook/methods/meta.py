@@ -434,7 +434,7 @@ def maml(criterion: Criterion, *, inner_steps: int, lr: float, first_order: bool
     The steps are taken on the support. The gradient says how the start should move for these steps
     to work better (Finn et al. 2017, arXiv 1703.03400). It goes through the steps, with second
     derivatives. All tasks of a batch are adapted at once (``vmap``), several times as fast as one
-    by one where networks are small.
+    by one where networks are small. The book explains it in *Few shots, and learning to learn*.
 
     Parameters
     ----------

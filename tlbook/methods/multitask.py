@@ -25,6 +25,8 @@ MISSING = -100  # an unknown class, which torch's cross-entropy ignores
 class MultiTask(nn.Module):
     """Combine one encoder with a head for each task.
 
+    The book explains it in *Several tasks at once*.
+
     Parameters
     ----------
     encoder : torch.nn.Module
@@ -252,7 +254,7 @@ def pcgrad(weights: Mapping[str, float], seed: int | None = 0) -> Loss:
 
     The value of the loss and the gradients of the heads are those of :func:`multitask`. The
     gradient of the encoder is the sum of :func:`project_conflicting`. This costs one more backward
-    pass for each task.
+    pass for each task. The book explains it in *Several tasks at once*.
 
     Parameters
     ----------
