@@ -14,12 +14,15 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
 from torch import nn
 from torch.optim import AdamW
 
 from tlbook import checks
 from tlbook.data import Dataset, concat, sample, split
-from tlbook.evidence.comparison import Arm
+from tlbook.evidence.comparison import Arm, estimator_arm
 from tlbook.learning.batches import Batches, tokenized
 from tlbook.learning.features import features
 from tlbook.learning.freezing import ALL, freeze, head_only, last_layers, unfreeze
@@ -46,6 +49,16 @@ RATES = {
     "gradual unfreezing": (1e-4, 2e-4, 5e-4),
     "LoRA": (2e-3, 4e-3, 8e-3),
 }
+#: The rates that validation chose for the chapters, which check them, and L2-SP's trade-off weight.
+CHOSEN = {
+    "from scratch": 2e-4,
+    "head only": 5e-3,
+    "last two layers": 2e-4,
+    "all layers": 2e-4,
+    "gradual unfreezing": 2e-4,
+    "LoRA": 4e-3,
+}
+ANCHOR = 0.1
 BATCH_SIZE = 16
 
 
@@ -221,14 +234,14 @@ METHODS = {
 }
 
 
-def at_rates(rates: Mapping[str, float], weight: float) -> dict[str, Callable]:
+def at_rates(rates: Mapping[str, float] = CHOSEN, weight: float = ANCHOR) -> dict[str, Callable]:
     """Return all eight methods at chosen settings.
 
     Parameters
     ----------
-    rates : mapping of str to float
-        A learning rate for each of :data:`METHODS`.
-    weight : float
+    rates : mapping of str to float, optional
+        A learning rate for each of :data:`METHODS`; by default those of the chapters.
+    weight : float, optional
         Trade-off weight of L2-SP.
 
     Returns
@@ -376,6 +389,38 @@ class Reviews(NamedTuple):
             A classifier of transformers.
         """
         return pretrained(self.products.classes, seed)
+
+    def arm(self, method: Callable[..., nn.Module], **options) -> Arm:
+        """Return an arm that trains by a method.
+
+        Parameters
+        ----------
+        method : callable
+            A function ``method(start, columns, seed, **options)``.
+        **options
+            Passed on to the method, such as ``rate``.
+
+        Returns
+        -------
+        Arm
+            The arm, as :func:`network_arm` makes it.
+        """
+        return network_arm(method, self.start, self.columns, **options)
+
+    def arms(self) -> dict[str, Arm]:
+        """Return the ten arms of the chapters: two linear controls and eight networks.
+
+        Returns
+        -------
+        dict of str to Arm
+            The arms by name.
+        """
+        counts = make_pipeline(TfidfVectorizer(), LogisticRegression())
+        controls = {
+            "word counts": estimator_arm(counts, self.data.x, self.data.y),
+            "frozen features": estimator_arm(LogisticRegression(), self.vectors, self.data.y),
+        }
+        return controls | {name: self.arm(method) for name, method in at_rates().items()}
 
 
 def reviews() -> Reviews:
