@@ -433,7 +433,9 @@ def reviews() -> Reviews:
     """
     products = texts.reviews("amazon")
     train, validation, test = split(products, test=1 / 4, validation=1 / 4)
-    validation, test = (sample(products, part, per_class=100, seed=0) for part in (validation, test))
+    validation, test = (
+        sample(products, part, per_class=100, seed=0) for part in (validation, test)
+    )
     others = [texts.reviews(name) for name in ("movie", "tweets", "nyt")]
     sets = [products, *(o.take(sample(o, per_class=50, seed=0)) for o in others)]
     data = concat("reviews", *sets)
