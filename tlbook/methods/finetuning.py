@@ -9,6 +9,7 @@ import copy
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -24,15 +25,16 @@ from tlbook import checks
 from tlbook.data import Dataset, concat, sample, split
 from tlbook.evidence.comparison import Arm, estimator_arm
 from tlbook.learning.batches import Batches, tokenized
-from tlbook.learning.features import features
+from tlbook.learning.features import features, preprocess
 from tlbook.learning.freezing import ALL, freeze, head_only, last_layers, unfreeze
 from tlbook.learning.loop import predict, steps, train_model, warmup_linear
 from tlbook.learning.losses import classification, l2_sp
 from tlbook.learning.prefix import frozen_prefix
 from tlbook.learning.protocol import Loss
 from tlbook.learning.table import Table
-from tlbook.sources import texts
-from tlbook.sources.encoders import TextEncoder
+from tlbook.sources import images, texts
+from tlbook.sources.encoders import ImageEncoder, TextEncoder
+from tlbook.sources.imagenets import efficientnet_lite0
 from tlbook.sources.pretrained import classifier, load
 
 #: Columns of examples, as :class:`tlbook.learning.batches.Batches` takes them.
@@ -40,6 +42,7 @@ Columns = Mapping[str, Sequence]
 Start = Callable[[int], nn.Module]
 #: Pattern of a text classifier's head: the pooler of BERT is new too.
 HEAD = "classifier|pooler"
+CATEGORIES = 9  # of emoji
 #: Learning rates to try on validation rows, by method.
 RATES = {
     "from scratch": (2e-4, 1e-3),
@@ -164,6 +167,14 @@ def by_table(start: Start, columns: Columns, seed: int, *, rate: float, table, *
     """Fine-tune by a freezing table, given as a function of the model."""
     model = start(seed)
     return fine_tune(model, columns, table(model), rate, seed=seed, **options)
+
+
+def in_stages(start: Start, columns: Columns, seed: int, *, stages: Sequence):
+    """Fine-tune in stages of (table as a function of the model, learning rate)."""
+    model = start(seed)
+    for table, rate in stages:
+        fine_tune(model, columns, table(model), rate, seed=seed)
+    return model
 
 
 def from_scratch(start: Start, columns: Columns, seed: int, *, rate: float):
@@ -444,3 +455,109 @@ def reviews() -> Reviews:
     ids = tokenized(encoder.tokenizer, data.x)["input_ids"]
     looked_at = np.concatenate([test, np.arange(len(products), len(data))])
     return Reviews(data, products, train, validation, test, looked_at, encoder, vectors, ids)
+
+
+class Emoji(NamedTuple):
+    """Hold the emoji of one artist to train on, and the same ones by others to look at.
+
+    Attributes
+    ----------
+    data : Dataset
+        Twemoji, then the same emoji of OpenMoji.
+    train : (n_train,) numpy.ndarray of int
+        Half of Twemoji.
+    validation : (250,) numpy.ndarray of int
+        Twemoji to choose on.
+    test : (500,) numpy.ndarray of int
+        250 emoji to test on: of Twemoji, then of OpenMoji.
+    encoder : ImageEncoder
+        EfficientNet-Lite0 on small images.
+    vectors : (n, 1280) numpy.ndarray of float32
+        Frozen features of all emoji.
+    """
+
+    data: Dataset
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+    encoder: ImageEncoder
+    vectors: np.ndarray
+
+    def columns(self, rows: np.ndarray) -> Columns:
+        """Return pixels and labels of rows.
+
+        Parameters
+        ----------
+        rows : (n,) numpy.ndarray of int
+            Positions in ``data``.
+
+        Returns
+        -------
+        mapping of str to sequence
+            Columns ``x`` and ``labels``.
+        """
+        return {"x": preprocess(self.encoder, self.data.x[rows]), "labels": self.data.y[rows]}
+
+    def start(self, seed: int) -> nn.Module:
+        """Return the network trained on photographs under a new last layer.
+
+        Parameters
+        ----------
+        seed : int
+            Seed of the last layer.
+
+        Returns
+        -------
+        tlbook.sources.imagenets.MobileNet
+            The network, whose batch statistics follow within tens of steps.
+        """
+        model = copy.deepcopy(self.encoder.model)
+        torch.manual_seed(seed)
+        model.classifier = nn.Linear(model.dimension, CATEGORIES)
+        return _quick(model)
+
+    def untrained(self, seed: int) -> nn.Module:
+        """Return the same network with all its weights new.
+
+        Parameters
+        ----------
+        seed : int
+            Seed of the weights.
+
+        Returns
+        -------
+        tlbook.sources.imagenets.MobileNet
+            The network, whose batch statistics follow within tens of steps.
+        """
+        torch.manual_seed(seed)
+        return _quick(efficientnet_lite0(CATEGORIES))
+
+
+def _quick(model: nn.Module) -> nn.Module:
+    """The network's own momentum, 0.01, is made for many thousand steps."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 0.1
+    return model
+
+
+def emoji() -> Emoji:
+    """Load emoji in two styles, split in three; an emoji is on one side in both styles.
+
+    Returns
+    -------
+    Emoji
+        The data, its rows and features.
+    """
+    first, second = (images.emoji(style) for style in ("twemoji", "openmoji"))
+    train, *held_out = split(first, test=1 / 4, validation=1 / 4)
+    order = np.random.default_rng(0)
+    validation, test = (np.sort(order.permutation(rows)[:250]) for rows in held_out)
+    x, y, groups = (
+        np.concatenate([getattr(style, part) for style in (first, second)])
+        for part in ("x", "y", "groups")
+    )
+    data = Dataset("emoji", x, y, first.classes, groups)
+    encoder = replace(load("efficientnet-lite0"), size=72)  # small images, for speed
+    both = np.concatenate([test, test + len(first)])
+    return Emoji(data, train, validation, both, encoder, features(encoder, data.x))
