@@ -47,6 +47,7 @@ from tlbook.learning.freezing import ALL, freeze, head_only, last_layers
 from tlbook.learning.loop import fit, predict, warmup_linear
 from tlbook.learning.losses import classification
 from tlbook.learning.prefix import frozen_prefix
+from tlbook.methods.finetuning import CHOSEN, epochs_for
 from tlbook.sources.assets import AssetError
 from tlbook.sources.cache import digest
 from tlbook.sources.pretrained import classifier
@@ -57,11 +58,11 @@ METRICS: dict[str, Metric] = {
     "balanced accuracy": balanced_accuracy_score,
     "f1 macro": partial(f1_score, average="macro"),
 }
-#: What is trained: a freezing table for the model, and a learning rate to begin with.
+#: What is trained: a freezing table for the model, and the learning rate that the book found good.
 TRAINED = {
-    "all": (lambda model: ALL, 5e-5),
-    "last2": (lambda model: last_layers(model, 2), 1e-4),
-    "head": (lambda model: head_only("classifier|pooler"), 1e-3),
+    "all": (lambda model: ALL, CHOSEN["all layers"]),
+    "last2": (lambda model: last_layers(model, 2), CHOSEN["last two layers"]),
+    "head": (lambda model: head_only("classifier|pooler"), CHOSEN["head only"]),
 }
 PREFIX = ("bert", "roberta", "xlm-roberta")  # models that frozen_prefix can cut
 ROWS = 5  # of each class, at least: three to train on, one to select on, one to test on
@@ -85,9 +86,9 @@ def options(arguments: list[str] | None) -> argparse.Namespace:
     add("--model", default="minilm-l6", help="packaged name, Hugging Face id, or folder")
     add("--train", choices=TRAINED, default="all", help="all layers, the last two, the head alone")
     add("--metric", choices=METRICS, default="balanced accuracy", help="to select and to test by")
-    add("--epochs", type=int, default=5, help="at most; two without a better score end the run")
+    add("--epochs", type=int, help="at most; by default the more, the fewer texts there are")
     add("--batch-size", type=int, default=16, help="texts per step, all processes together")
-    add("--learning-rate", type=float, help="by default 5e-5, 1e-4 (last2) or 1e-3 (head)")
+    add("--learning-rate", type=float, help="by default 2e-4, or 5e-3 (head)")
     add("--max-length", type=int, default=256, help="tokens that are read of a text")
     add("--seed", type=int, default=0, help="of the head and the order; the split has its own")
     add("--checkpoint", type=Path, help="file to go on from after an interruption")
@@ -101,7 +102,8 @@ def options(arguments: list[str] | None) -> argparse.Namespace:
 
 def check_numbers(args: argparse.Namespace) -> None:
     """Raises ValueError or Refused for an option out of range."""
-    checks.integer("--epochs", args.epochs, least=1)
+    if args.epochs is not None:
+        checks.integer("--epochs", args.epochs, least=1)
     checks.integer("--batch-size", args.batch_size, least=1)
     checks.integer("--max-length", args.max_length, least=3)  # a token between the special ones
     checks.integer("--seed", args.seed)
@@ -241,6 +243,8 @@ def run(args: argparse.Namespace, accelerator: Accelerator) -> None:
         check_numbers(args)
         data = read(args)
         rows = parts(data)
+        # Few texts in few epochs are a handful of updates, which is too few
+        args.epochs = args.epochs or max(3, epochs_for(len(rows.train)))
         model, tokenizer = classifier(args.model, data.classes, seed=args.seed)
         model.to(accelerator.device)
         table, rate = TRAINED[args.train]
@@ -293,7 +297,7 @@ def run(args: argparse.Namespace, accelerator: Accelerator) -> None:
             torch.optim.AdamW(groups, eps=1e-6),  # BERT's; with 1e-8 rounding grows to steps
             validation=batched(validation),
             metric=metric,
-            patience=2,
+            patience=max(2, args.epochs // 3),
             checkpoint=args.checkpoint,
             identity=identity(args, data, rows),
             schedule=warmup_linear(),

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +110,27 @@ answers = pipeline("text-classification", folder)(texts)
 assert not [name for name in sys.modules if name.split(".")[0] in ("tlbook", "examples")]
 print(json.dumps([answer["label"] for answer in answers]))
 """
+
+
+def test_by_default_few_texts_get_many_epochs_at_the_rate_that_the_book_chose(
+    folder, tmp_path, monkeypatch
+):
+    seen = {}
+
+    def watching(tail, loss_fn, batches, optimizer, **options):
+        seen.update(epochs=batches.epochs, rate=optimizer.param_groups[0]["lr"], **options)
+        return original(tail, loss_fn, replace(batches, epochs=1), optimizer, **options)
+
+    original = finetune_csv.fit
+    monkeypatch.setattr(finetune_csv, "fit", watching)
+    arguments = command(folder, tmp_path / "out")
+    for name in ("--epochs", "--learning-rate"):
+        at = arguments.index(name)
+        del arguments[at : at + 2]
+    done = run(arguments)
+    epochs = round(64 / done["rows"]["train"] ** 0.5)
+    assert (seen["epochs"], seen["rate"]) == (epochs, 2e-4) and epochs > 5
+    assert seen["patience"] == max(2, epochs // 3)
 
 
 def test_the_folder_is_a_pipeline_that_has_the_test_score(folder, tmp_path):
