@@ -447,9 +447,10 @@ def test_saving_is_a_share_of_the_control():
 
 def test_what_is_recorded_is_read_again_without_running(numbers, tmp_path, monkeypatch):
     monkeypatch.setattr(recording, "RECORDED", tmp_path / "recorded")
+    monkeypatch.setenv("TLBOOK_BUILD", "1")
     asked = rows() | {"budgets": [2, 5], "seeds": [0, 1]}
     arms = {"nearest": nearest(numbers), "one class": one_class}
-    with pytest.raises(FileNotFoundError, match="nothing is recorded as 'a-name'"):
+    with pytest.raises(ValueError, match="'a-name' was recorded nowhere: run make experiments"):
         recorded("a-name", arms, numbers, **asked)
     monkeypatch.setenv("TLBOOK_EXPERIMENTS", "other,a-name")
     measured = recorded("a-name", arms, numbers, **asked)
@@ -476,7 +477,33 @@ def test_what_is_recorded_is_read_again_without_running(numbers, tmp_path, monke
         recorded("a-name", {"nearest": never}, numbers, **asked)
 
 
-def test_too_many_classes_are_refused_before_anything_runs(numbers):
+def test_what_a_reader_changed_is_measured_with_few_seeds(numbers, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(recording, "RECORDED", tmp_path)
+    asked = rows() | {"budgets": [2], "seeds": range(5)}
+    arms = {"nearest": nearest(numbers)}
+    monkeypatch.setenv("TLBOOK_EXPERIMENTS", "a-name")
+    recorded("a-name", arms, numbers, **asked)
+    monkeypatch.delenv("TLBOOK_EXPERIMENTS")
+    written = (tmp_path / "a-name.json").read_text()
+    assert recorded("a-name", arms, numbers, **asked).seeds == (0, 1, 2, 3, 4)
+    assert not capsys.readouterr().out
+
+    changed = asked | {"seeds": range(5, 15)}
+    found = recorded("a-name", arms, numbers, **changed)
+    said = "'a-name' was recorded with other seeds than asked for. Measured here, with 3 seeds:\n"
+    assert capsys.readouterr().out == said
+    live = compare(arms, numbers, **asked | {"seeds": [5, 6, 7]})
+    assert np.array_equal(found.predictions["nearest"], live.predictions["nearest"])
+    assert recorded("a-name", {"mine": one_class}, numbers, **asked).arms == ["mine"]
+    assert "with other arms than" in capsys.readouterr().out
+    assert recorded("new", arms, numbers, **asked | {"seeds": [3, 4]}).seeds == (3, 4)
+    assert "recorded nowhere. Measured here, with 2 seeds" in capsys.readouterr().out
+    assert (tmp_path / "a-name.json").read_text() == written
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_too_many_classes_are_refused_before_anything_runs(numbers, monkeypatch):
+    monkeypatch.setenv("TLBOOK_EXPERIMENTS", "a-name")
     many = replace(numbers, classes=tuple(map(str, range(11))))
     with pytest.raises(ValueError, match="numbers has 11 classes; ten can be recorded"):
         recorded("a-name", {"one class": None}, many, **rows(), budgets=[2], seeds=[0, 1])

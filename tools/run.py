@@ -217,6 +217,7 @@ def _environment(root: Path, threads: int) -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")])),
         # not the user's profile, whose start-up files would run first
         "IPYTHONDIR": str(root / "_build" / "ipython"),
+        "TLBOOK_BUILD": "1",  # a comparison that was recorded otherwise is an error here
         "TQDM_DISABLE": "1",  # a page is no place for progress bars
         "OMP_WAIT_POLICY": "PASSIVE",  # waiting threads leave the core to the chapter beside
         "OMP_NUM_THREADS": share,

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
+import joblib
 import numpy as np
 
 from tlbook.data import Dataset
@@ -18,6 +19,8 @@ from tlbook.sources.cache import digest
 
 #: Larger comparisons than a chapter has time for, as ``make experiments`` measured them.
 RECORDED = Path(__file__).with_name("recorded")
+#: Seeds at most of a comparison that is measured where a reader changed it.
+LIVE_SEEDS = 3
 
 
 def recorded(
@@ -36,6 +39,10 @@ def recorded(
     ``$TLBOOK_EXPERIMENTS`` to the names to run, separated by commas. The result is kept in
     ``tlbook/evidence/recorded/NAME.json`` with versions, machine and date. Otherwise it is read
     from there.
+
+    Where something else is asked for than was recorded, because a reader changed it, the comparison
+    is measured at once, with the first three seeds, and a printed line says so. The build of the
+    book sets ``$TLBOOK_BUILD``: there it is an error, so that no page shows a stale comparison.
 
     Parameters
     ----------
@@ -57,18 +64,15 @@ def recorded(
     Returns
     -------
     Comparison
-        The recorded predictions and CPU seconds.
+        The recorded predictions and CPU seconds, or those that were measured in their place.
 
     Raises
     ------
-    FileNotFoundError
-        If nothing is recorded under this name.
     ValueError
-        If what is recorded has other arms, budgets, seeds or rows than those asked for, or the data
-        have more than ten classes, which cannot be recorded.
+        In the build, if nothing is recorded under this name, or it has other arms, budgets, seeds
+        or rows than those asked for. When it is to be written, if the data have more than ten
+        classes, which cannot be recorded.
     """
-    if len(data.classes) > 10:
-        raise ValueError(f"{data.name} has {len(data.classes)} classes; ten can be recorded")
     file = RECORDED / f"{name}.json"
     budgets, seeds = tuple(budgets), tuple(seeds)
     asked = {
@@ -77,18 +81,20 @@ def recorded(
         "seeds": list(seeds),
         "rows": digest(data.x[train], data.y[train], data.x[test], data.y[test]),
     }
+    rows = {"train": train, "test": test}
     if name in os.environ.get("TLBOOK_EXPERIMENTS", "").split(","):
-        rows = {"train": train, "test": test}
-        jobs = os.cpu_count() or 1
+        if len(data.classes) > 10:
+            raise ValueError(f"{data.name} has {len(data.classes)} classes; ten can be recorded")
+        jobs = joblib.cpu_count()
         _write(file, compare(arms, data, **rows, budgets=budgets, seeds=seeds, jobs=jobs), asked)
-    if not file.exists():
-        raise FileNotFoundError(f"nothing is recorded as {name!r}: run make experiments")
-    content = json.loads(file.read_text("utf-8"))
-    if differing := [key for key, value in asked.items() if content[key] != value]:
-        raise ValueError(
-            f"{name!r} was recorded with other {' and '.join(differing)} than asked for: "
-            "run make experiments"
-        )
+    content = json.loads(file.read_text("utf-8")) if file.exists() else {}
+    if differing := [key for key, value in asked.items() if content.get(key) != value]:
+        what = f"with other {' and '.join(differing)} than asked for" if content else "nowhere"
+        if os.environ.get("TLBOOK_BUILD"):
+            raise ValueError(f"{name!r} was recorded {what}: run make experiments")
+        few = seeds[:LIVE_SEEDS]
+        print(f"{name!r} was recorded {what}. Measured here, with {len(few)} seeds:")
+        return compare(arms, data, **rows, budgets=budgets, seeds=few)
     predictions = {
         arm: np.array([[list(map(int, run)) for run in runs] for runs in content["labels"][arm]])
         for arm in arms
