@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 PLANS = Path("results/plans")
-RECORD = Path("results/claims.json")
+RECORD = Path("tlbook/evidence/ledger.json")
 #: What a plan says, each of it needed. ``seeds`` may be words, such as "5 splits, 4 seeds each".
 FIELDS = ("claim", "setting", "arm", "control", "budgets", "seeds", "expected")
 #: What may be added to a plan later.
