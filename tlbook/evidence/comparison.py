@@ -383,6 +383,8 @@ def compare(
 ) -> Comparison:
     """Run every arm on every label budget with every seed, all on the same rows.
 
+    The book builds it up in ten lines in *How to read a result*.
+
     Parameters
     ----------
     arms : dict of str to Arm
