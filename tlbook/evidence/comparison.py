@@ -85,6 +85,7 @@ def compare(
 
     One split into rows to learn from and to test on may favor an arm by chance. So there are
     several splits, with four seeds each, unless ``train`` and ``test`` name the rows of one.
+    The book builds it up in ten lines in *How to read a result*.
 
     Parameters
     ----------
