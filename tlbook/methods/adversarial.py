@@ -197,6 +197,8 @@ def gan_steps(
 ) -> Iterator[GanStep]:
     """Train both networks, and yield after each pair of updates.
 
+    The book explains it in *Pretraining without labels*.
+
     The discriminator is updated first, then the generator. The generator maximizes ``log D(G(z))``,
     the non-saturating form: its gradient does not vanish where the discriminator is sure
     (Goodfellow et al. 2014).

@@ -191,6 +191,8 @@ def pretrain(
 ) -> Pretrained:
     """Train an encoder on images by a method of :data:`METHODS`, or by ``"GAN"``.
 
+    The book compares the methods in *Which of the two*.
+
     The same arguments give the same weights. The second time they come from the cache.
 
     Parameters

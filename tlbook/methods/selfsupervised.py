@@ -71,6 +71,8 @@ def masked_reconstruction(
 ) -> Loss:
     """Return a loss that hides square patches of images and compares their reconstruction.
 
+    The book explains it in *Pretraining without labels*.
+
     The loss is the mean squared error of hidden pixels only. In each image of ``batch["x"]``, (n,
     channels, height, width), equally many patches are hidden under gray, at other places in each.
     The idea is that of masked autoencoders (He et al. 2022, arXiv 2111.06377) in its plain
@@ -156,6 +158,8 @@ def hidden_patches(
 def nt_xent(z1: torch.Tensor, z2: torch.Tensor, temperature: float = 0.5) -> torch.Tensor:
     """Compute the contrastive loss of SimCLR: each view must find the other view of its example.
 
+    The book explains it in *Pretraining without labels*.
+
     Each of the 2n vectors is classified among the 2n - 1 others by cosine similarity over
     ``temperature``. The loss is the mean cross-entropy (Chen et al. 2020, arXiv 2002.05709). It
     compares the examples of a batch with each other, so a loss of your own around it must set
@@ -236,6 +240,8 @@ def mask_tokens(
     generator: torch.Generator | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Hide tokens of a whole batch as BERT does (Devlin et al. 2019, arXiv 1810.04805).
+
+    The book explains it in *Pretraining without labels*.
 
     Each token is chosen with probability ``share``. Of the chosen tokens, 80 % become ``mask``, 10
     % become a random token of the vocabulary, and 10 % stay as they are.
