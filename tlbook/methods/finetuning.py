@@ -163,31 +163,110 @@ def fine_tune(
 
 
 # --- the methods --------------------------------------------------------------------------------
-def by_table(start: Start, columns: Columns, seed: int, *, rate: float, table, **options):
-    """Fine-tune by a freezing table, given as a function of the model."""
+def by_table(
+    start: Start,
+    columns: Columns,
+    seed: int,
+    *,
+    rate: float,
+    table: Callable[[nn.Module], Table],
+    **options,
+) -> nn.Module:
+    """Fine-tune by a freezing table.
+
+    Parameters
+    ----------
+    start : callable
+        ``start(seed)`` returns the model to begin with.
+    columns : mapping of str to sequence
+        Labeled examples.
+    seed : int
+        Seed of the start and of the order of the examples.
+    rate : float
+        Learning rate.
+    table : callable
+        Returns the table for a model.
+    **options
+        Passed on to :func:`fine_tune`.
+
+    Returns
+    -------
+    torch.nn.Module
+        The trained model.
+    """
     model = start(seed)
     return fine_tune(model, columns, table(model), rate, seed=seed, **options)
 
 
-def in_stages(start: Start, columns: Columns, seed: int, *, stages: Sequence):
-    """Fine-tune in stages of (table as a function of the model, learning rate)."""
+def in_stages(start: Start, columns: Columns, seed: int, *, stages: Sequence[tuple]) -> nn.Module:
+    """Fine-tune in stages, one after the other.
+
+    Parameters
+    ----------
+    start : callable
+        ``start(seed)`` returns the model to begin with.
+    columns : mapping of str to sequence
+        Labeled examples.
+    seed : int
+        Seed of the start and of the order of the examples.
+    stages : sequence of (callable, float)
+        For each stage a function that returns the freezing table for a model, and a learning rate.
+
+    Returns
+    -------
+    torch.nn.Module
+        The trained model.
+    """
     model = start(seed)
     for table, rate in stages:
         fine_tune(model, columns, table(model), rate, seed=seed)
     return model
 
 
-def from_scratch(start: Start, columns: Columns, seed: int, *, rate: float):
-    """Train the same architecture with all its weights new."""
+def from_scratch(start: Start, columns: Columns, seed: int, *, rate: float) -> nn.Module:
+    """Train the same architecture with all its weights new.
+
+    Parameters
+    ----------
+    start : callable
+        ``start(seed)`` returns the model to begin with.
+    columns : mapping of str to sequence
+        Labeled examples.
+    seed : int
+        Seed of the start and of the order of the examples.
+    rate : float
+        Learning rate.
+
+    Returns
+    -------
+    torch.nn.Module
+        The trained model.
+    """
     model = start(seed)
     torch.manual_seed(seed)
     return fine_tune(type(model)(model.config), columns, ALL, rate, seed=seed)
 
 
-def gradual(start: Start, columns: Columns, seed: int, *, rate: float):
+def gradual(start: Start, columns: Columns, seed: int, *, rate: float) -> nn.Module:
     """Train the head first, then one more layer from the top after each share of the steps.
 
     Howard and Ruder, 2018, arXiv 1801.06146.
+
+    Parameters
+    ----------
+    start : callable
+        ``start(seed)`` returns the model to begin with.
+    columns : mapping of str to sequence
+        Labeled examples.
+    seed : int
+        Seed of the start and of the order of the examples.
+    rate : float
+        Learning rate.
+
+    Returns
+    -------
+    torch.nn.Module
+        The trained model.
     """
     model = start(seed)
     frozen = list(range(model.config.num_hidden_layers))
@@ -200,10 +279,26 @@ def gradual(start: Start, columns: Columns, seed: int, *, rate: float):
     return model
 
 
-def lora(start: Start, columns: Columns, seed: int, *, rate: float):
+def lora(start: Start, columns: Columns, seed: int, *, rate: float) -> nn.Module:
     """Train low-rank corrections of queries and values, by peft, and a new head.
 
     Hu et al., 2022, arXiv 2106.09685.
+
+    Parameters
+    ----------
+    start : callable
+        ``start(seed)`` returns the model to begin with.
+    columns : mapping of str to sequence
+        Labeled examples.
+    seed : int
+        Seed of the start and of the order of the examples.
+    rate : float
+        Learning rate.
+
+    Returns
+    -------
+    torch.nn.Module
+        The trained model.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -221,14 +316,58 @@ def lora(start: Start, columns: Columns, seed: int, *, rate: float):
     return fine_tune(model, columns, table, rate, seed=seed)
 
 
-def probe_then_all(start: Start, columns: Columns, seed: int, *, head_rate: float, rate: float):
-    """Train the head alone, and all layers from there (LP-FT; Kumar et al., 2022, 2202.10054)."""
+def probe_then_all(
+    start: Start, columns: Columns, seed: int, *, head_rate: float, rate: float
+) -> nn.Module:
+    """Train the head alone, and all layers from there (LP-FT).
+
+    Kumar et al., 2022, arXiv 2202.10054.
+
+    Parameters
+    ----------
+    start : callable
+        ``start(seed)`` returns the model to begin with.
+    columns : mapping of str to sequence
+        Labeled examples.
+    seed : int
+        Seed of the start and of the order of the examples.
+    head_rate : float
+        Learning rate of the head alone.
+    rate : float
+        Learning rate of all layers.
+
+    Returns
+    -------
+    torch.nn.Module
+        The trained model.
+    """
     model = fine_tune(start(seed), columns, head_only(HEAD), head_rate, seed=seed)
     return fine_tune(model, columns, ALL, rate, seed=seed)
 
 
-def anchored(start: Start, columns: Columns, seed: int, *, rate: float, weight: float):
-    """Train all layers, pulled back to where they start (L2-SP; Li et al., 2018, 1802.01483)."""
+def anchored(start: Start, columns: Columns, seed: int, *, rate: float, weight: float) -> nn.Module:
+    """Train all layers, pulled back to where they start (L2-SP).
+
+    Li et al., 2018, arXiv 1802.01483.
+
+    Parameters
+    ----------
+    start : callable
+        ``start(seed)`` returns the model to begin with.
+    columns : mapping of str to sequence
+        Labeled examples.
+    seed : int
+        Seed of the start and of the order of the examples.
+    rate : float
+        Learning rate.
+    weight : float
+        Trade-off weight of the pull.
+
+    Returns
+    -------
+    torch.nn.Module
+        The trained model.
+    """
     model = start(seed)
     loss_fn = l2_sp(classification(), model, weight)
     return fine_tune(model, columns, ALL, rate, loss_fn=loss_fn, seed=seed)
