@@ -96,7 +96,8 @@ class Values(SphinxPostTransform):
 
     def run(self) -> None:
         for node in list(self.document.findall(PendingGlueReference)):
-            if node.refdoc != self.env.docname and self.app.builder.name == "notebook":
+            shown = self.app.builder.name == "notebook" and is_chapter(self.env.docname)
+            if shown and node.refdoc != self.env.docname:
                 log.warning("a notebook cannot show a value of another page", location=node)
             spec = f":{node['fmt_spec']}".removesuffix(":s")
             node.replace_self(nodes.raw("", f"<<{node.key}{spec}>>", format="value"))
@@ -287,7 +288,7 @@ class NotebookBuilder(Builder):
                 bracket.left, bracket.right, bracket.sep = "(", ")", "; "
 
     def write_doc(self, docname: str, doctree: nodes.document) -> None:
-        if not docname.startswith("chapters/"):
+        if not is_chapter(docname):
             return
         text = Path(self.env.doc2path(docname)).read_text("utf-8")
         self.source = read_myst_markdown_notebook(text, self.env.myst_config)
@@ -350,6 +351,11 @@ class NotebookBuilder(Builder):
             self.cited.add(place)
             return address_of(self.works[place].entry)
         return page if "/" not in page else ""  # other pages than chapters have no notebook
+
+
+def is_chapter(page: str) -> bool:
+    """Whether a page becomes a notebook."""
+    return page.startswith("chapters/")
 
 
 def blocks(parent: nodes.Element) -> Iterator[nodes.Node]:
