@@ -13,6 +13,8 @@ measure the distance between two domains:
 
 Losses take batches of :class:`tlbook.learning.batches.Pairs`. They compare the examples of a batch,
 so they ask the loop for it in one piece.
+
+The book explains it in *Two domains, one without labels*.
 """
 
 import math

@@ -12,6 +12,8 @@ source. So they work in pipelines and searches, which pass them each fold's shar
 
     pipeline = make_pipeline(StandardScaler(), WeightedClassifier())
     pipeline.fit(X, y, weightedclassifier__source=source)
+
+The book explains it in *Choosing source examples*.
 """
 
 from collections.abc import Callable
