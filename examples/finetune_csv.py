@@ -41,6 +41,8 @@ from transformers.utils.logging import disable_progress_bar
 from tlbook import checks
 from tlbook.data import Dataset, Split, labeled, split
 from tlbook.errors import TrainingError
+from tlbook.evidence.effects import Effect
+from tlbook.evidence.wording import in_words
 from tlbook.learning.batches import Batches, tokenized
 from tlbook.learning.checkpoint import read as read_checkpoint
 from tlbook.learning.freezing import ALL, freeze, head_only, last_layers
@@ -314,7 +316,7 @@ def run(args: argparse.Namespace, accelerator: Accelerator) -> None:
     if accelerator.is_main_process:
         say("Comparing with TF-IDF and logistic regression on the same rows ...")
         result = {"metric": args.metric} | judged(data, rows, predicted, metric, weighted)
-        say(in_words(result))
+        say(report(result))
         result |= {
             "rows": {name: len(chosen) for name, chosen in rows._asdict().items()},
             "processes": accelerator.num_processes,
@@ -348,7 +350,7 @@ def judged(
     return {"test": ours, "baseline": theirs, "difference": [ours - theirs, *limits]}
 
 
-def in_words(result: dict) -> str:
+def report(result: dict) -> str:
     """The result, and what it does not say."""
     said = f"Test, {result['metric']}: {result['test']:.3f}; TF-IDF and logistic regression: "
     if result["baseline"] is None:
@@ -357,8 +359,9 @@ def in_words(result: dict) -> str:
     said += f"{result['baseline']:.3f}; difference {100 * gain:+.1f} points "
     if low is None:
         return said + "(no interval: all test rows are of one group)"
+    effect = Effect(gain, min(low, gain), max(high, gain), seeds=1)
     return (
-        said + f"[{100 * low:+.1f}, {100 * high:+.1f}]\n"
+        f"{said}[{100 * low:+.1f}, {100 * high:+.1f}]\nAgainst TF-IDF, the model {in_words(effect)}. "
         "This is one run: the interval counts the chance of the test rows alone. "
         "Repeat it with --seed 1, 2, ... before you rely on it."
     )

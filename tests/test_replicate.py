@@ -70,6 +70,15 @@ def test_support_that_turned_into_refutation_is_red():
     assert replicate.judge(was, now)["reasons"] == ["supported on record, refuted here"]
 
 
+def test_other_seeds_of_an_exact_finding_are_red_whatever_their_mean():
+    was = finding(0.1, kind="exact", by_seed=[0.05, 0.15, 0.08, 0.12])
+    assert replicate.judge(was, was | {"by_seed": [0.05, 0.15, 0.09, 0.11]})["color"] == "green"
+    said = replicate.judge(was, was | {"by_seed": was["by_seed"][::-1]})
+    assert said["reasons"] == ["single seeds moved by 7.0, and exact ones may by 1"]
+    other = finding(0.1, by_seed=was["by_seed"])
+    assert replicate.judge(other, other | {"by_seed": was["by_seed"][::-1]})["color"] == "green"
+
+
 @pytest.mark.parametrize(("kind", "color"), [("exact", "red"), ("trained", "red")])
 def test_what_breaks_both_arms_alike_shows_in_their_scores(kind, color):
     """Labels shuffled in a test set: two scores fall to chance, a small difference stays."""
@@ -112,7 +121,12 @@ def build(record, rng):
         step = rng.choice(MOVED) * max(was["error"], replicate.EXACT)
         if was["kind"] == "exact":
             step = rng.uniform(0, EXACTLY / 100)
-        return moved_by(was, rng.choice([-1, 1]) * step)
+        now = moved_by(was, rng.choice([-1, 1]) * step)
+        if was["kind"] == "exact" and was["by_seed"]:  # at worst, all of it in one seed
+            first, *others = was["by_seed"]
+            moved = (now["effect"] - was["effect"]) * len(was["by_seed"])
+            now["by_seed"] = [first + moved, *others]
+        return now
 
     return {claim: {"findings": [*map(again, row["findings"])]} for claim, row in record.items()}
 
