@@ -361,7 +361,8 @@ def report(result: dict) -> str:
         return said + "(no interval: all test rows are of one group)"
     effect = Effect(gain, min(low, gain), max(high, gain), seeds=1)
     return (
-        f"{said}[{100 * low:+.1f}, {100 * high:+.1f}]\nAgainst TF-IDF, the model {in_words(effect)}. "
+        f"{said}[{100 * low:+.1f}, {100 * high:+.1f}]\n"
+        f"Against TF-IDF, the model {in_words(effect)}. "
         "This is one run: the interval counts the chance of the test rows alone. "
         "Repeat it with --seed 1, 2, ... before you rely on it."
     )

@@ -1,7 +1,8 @@
-"""Comparisons that are broken on purpose: the rule of replication must say so, by the record's code.
+"""Comparisons broken on purpose: the rule of replication must say so, by the record's code.
 
-Small and real: digits of eight by eight pixels, a layer that was trained on five of them, ten seeds. A
-finding is stated as a chapter states it, honestly and broken, and :func:`tools.replicate.judge`
+Small and real: digits of eight by eight pixels, a layer that was trained on five of them, ten
+seeds. A finding is stated as a chapter states it, honestly and broken, and
+:func:`tools.replicate.judge`
 compares the two. A head whose scaler is fitted to nine rows, the fault of the first edition, is
 planted here as well; ``test_rederived.py`` derives the finding that it turned.
 """

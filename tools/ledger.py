@@ -4,7 +4,8 @@ Chapters state findings (:func:`tlbook.evidence.claims.finding`). The build gath
 executed notebooks into ``_build/claims.json``; the committed record is in the package,
 ``tlbook/evidence/ledger.json``, for :mod:`tlbook.evidence.guide` to read. The check reads the
 record alone, ``python -m tools.replicate`` compares the two, and ``python -m tools.ledger`` accepts
-what was measured as the new record. What chapters cost, the README's figure, the tables behind figures
+what was measured as the new record. What chapters cost, the README's figure, the tables behind
+figures
 (:func:`tlbook.evidence.claims.keep_table`) and the table of methods
 (:func:`tlbook.evidence.claims.method`) go the same way.
 """
