@@ -50,8 +50,9 @@ def filled(notebook: NotebookNode, executed: NotebookNode) -> NotebookNode:
     ------
     ValueError : a cell of the notebook did not run
     """
-    ran = iter([cell for cell in executed.cells if cell.cell_type == "code"])
-    values: dict[str, float | str] = {}
+    code = [cell for cell in executed.cells if cell.cell_type == "code"]
+    values = {name: value for cell in code for name, value in recorded(cell).items()}
+    ran = iter(code)
     cells = notebook.cells[:1]  # the set-up cell, which no chapter has
     for cell in notebook.cells[1:]:
         if cell.cell_type == "code" and (text := said(cell.source)) is not None:
@@ -59,7 +60,6 @@ def filled(notebook: NotebookNode, executed: NotebookNode) -> NotebookNode:
         elif cell.cell_type == "code":
             source = re.sub(r"\A#@title.*\n", "", cell.source).strip()
             for done in ran:  # cells that the book does not show ran as well
-                values |= recorded(done)
                 if done.source.strip() == source:
                     break
             else:
