@@ -225,7 +225,7 @@ def test_a_row_of_the_ledger(measured):
         **{"chosen_after_looking": False, "effect": 0.2, "interval": [0.1, 0.3], "level": 0.95},
         **{"seeds": 5, "splits": 1, "error": 0.0510213, "components": None},  # 0.2 / 3.92
         **{"by_seed": [], "scores": [], "margin": 0.02, "verdict": "supported"},
-        "survives_fdr": True,
+        **{"unreliable": "", "planned": "before the rule", "survives_fdr": True},
     }
     counts = {"supported": 1, "refuted": 0, "negligible": 1, "undecided": 0}
     assert record["C2"]["counts"] == counts and record["C2"]["pooled"] is None

@@ -23,6 +23,7 @@ from tlbook.evidence.comparison import Comparison, compare, estimator_arm
 from tlbook.evidence.effects import Effect
 from tlbook.evidence.episodes import episode_accuracy
 from tlbook.evidence.recording import recorded
+from tlbook.evidence.scores import _reached
 
 
 def runs(rng, seeds: int, n: int, skills=(1.0, 0.8)):
@@ -539,7 +540,7 @@ def test_worth_beyond_the_curve_is_its_end():
 
 def test_a_plateau_holds_in_spite_of_rounding():
     curve = np.array([0.8, 0.8, 0.9])
-    assert comparison._reached(0.8 + 1e-15, curve, np.array([1.0, 2.0, 3.0])) == 1.0
+    assert _reached(0.8 + 1e-15, curve, np.array([1.0, 2.0, 3.0])) == 1.0
 
 
 def test_worth_on_a_plateau_is_its_left_end():

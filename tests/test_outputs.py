@@ -204,8 +204,9 @@ def test_a_report_that_no_build_writes(tmp_path, packed, capsys, change):
 
 
 SEEN = {
-    **{"effect": 0.1, "interval": [0.0, 0.2], "level": 0.95, "seeds": 5, "error": 0.05},
-    **{"components": {"seeds": 0.001, "items": 0.0015, "df": 7.5}, "unreliable": ""},
+    **{"effect": 0.1, "interval": [0.0, 0.2], "level": 0.95, "seeds": 5, "splits": 1},
+    **{"components": {"seeds": 0.001, "items": 0.0015, "splits": 0.0, "df": 7.5}},
+    **{"error": 0.05, "unreliable": ""},
 }
 FINDS = {
     **{"claim": "C2", "setting": "s", "unit": "points", "kind": "trained"},
@@ -225,6 +226,9 @@ FINDS = {
         ("text/html", "<a href='java\nscript:alert()'>x</a>"),
         ("text/html", "<a href='&#106;avascript:alert()'>x</a>"),
         ("text/html", "<a href='http://evil'>x</a>"),
+        ("text/html", "<a href='../../../etc/passwd'>x</a>"),
+        ("text/html", "<a href='//evil.html'>x</a>"),
+        ("text/html", "<svg><use href='chapters/a.html'/></svg>"),
         ("text/html", "<td onclick=alert()"),
         ("text/html", "<style><a onclick=alert()></style>"),
         ("text/html", "<style>@import 'https://evil'</style>"),

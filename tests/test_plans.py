@@ -29,7 +29,7 @@ def repository(tmp_path, monkeypatch):
         monkeypatch.setenv(f"GIT_{name}_EMAIL", "a@example.org")
     git("init", "-q")
     commit(record=[OLD])
-    plans.PLANS.mkdir()
+    plans.PLANS.mkdir(parents=True)
     (plans.PLANS / "example.toml").write_text("# how to\n")
     git("add", ".")
     git("commit", "-qm", "the rule")
@@ -43,7 +43,7 @@ def git(*arguments):
 def write(record=None, plan=None, chapter="films"):
     """Put a record or plans into the working tree."""
     if record is not None:
-        plans.RECORD.parent.mkdir(exist_ok=True)
+        plans.RECORD.parent.mkdir(parents=True, exist_ok=True)
         ledger = {}
         for claim, setting, flag in record:
             finding = {"setting": setting, "planned": flag}

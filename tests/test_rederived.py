@@ -69,12 +69,56 @@ def gain_with_interval(gains, y, groups):
 def derived(dataset, arm, control, per_class, seeds):
     """What the arm gains over the control; both are functions of labeled rows and test rows."""
     train, _, test = data.split(dataset, test=1 / 3, seed=0)
+    gains = gains_of(dataset, arm, control, train, test, per_class, range(seeds))
+    return gain_with_interval(gains, dataset.y[test], dataset.groups[test])
+
+
+def gains_of(dataset, arm, control, train, test, per_class, seeds):
+    """(seeds, test rows) 1 where the arm alone is right, -1 where the control alone is."""
     gains = []
-    for seed in range(seeds):
+    for seed in seeds:
         rows = data.sample(dataset, train, per_class=per_class, seed=seed)
         ours, theirs = (predict(rows, test) == dataset.y[test] for predict in (arm, control))
         gains.append(ours.astype(float) - theirs)
-    return gain_with_interval(np.array(gains), dataset.y[test], dataset.groups[test])
+    return np.array(gains)
+
+
+def derived_on_splits(dataset, arm, control, per_class, splits, seeds):
+    """The same over several splits, with what they share counted once and not for each."""
+    values, of_groups, own, rest = [], [], [], []
+    for position in range(splits):
+        train, _, test = data.split(dataset, test=1 / 3, seed=position)
+        drawn = range(seeds * position, seeds * (position + 1))
+        gains = gains_of(dataset, arm, control, train, test, per_class, drawn)
+        y, groups = dataset.y[test], dataset.groups[test]
+        classes, names = np.unique(y), np.unique(groups)
+        off = gains - sum((y == c) * gains[:, y == c].mean(1, keepdims=True) for c in classes)
+        weight = sum((y == c) / (y == c).sum() / len(classes) for c in classes)
+        adds = np.stack([(off * weight)[:, groups == name].sum(1) for name in names], 1)
+        by_group = dict(zip(names, adds.mean(0), strict=True))
+        values.append([(gain * weight).sum() for gain in gains])
+        of_groups.append(by_group)
+        own.append(sum(add**2 for add in by_group.values()))
+        rest.append(((adds - adds.mean(0)) ** 2).sum() / (seeds - 1) / seeds)
+    values = np.array(values)
+    pairs = [
+        sum(of_groups[p][name] * of_groups[q].get(name, 0) for name in of_groups[p])
+        for p in range(splits)
+        for q in range(splits)
+        if p != q
+    ]
+    shared = max(0.0, np.mean(pairs))
+    alone = max(0.0, np.mean(own) - np.mean(rest) - shared)
+    within, between = values.var(1, ddof=1).mean(), values.mean(1).var(ddof=1)
+    of_splits = max(0.0, between - within / seeds - alone)
+    terms = [
+        (within / values.size, values.size - splits),
+        (of_splits / splits, splits - 1),
+        (shared + alone / splits, len(of_groups[0]) - 1),
+    ]
+    variance = sum(term for term, _ in terms)
+    half = t.ppf(0.975, variance**2 / sum(v**2 / df for v, df in terms)) * variance**0.5
+    return values.mean(), values.mean() - half, values.mean() + half
 
 
 def compared(found, record):
@@ -109,12 +153,13 @@ def test_a_frozen_encoder_against_pixels_on_emoji():
     images = torch.from_numpy(emoji.x).permute(0, 3, 1, 2) / 255
     small = torch.nn.functional.interpolate(images, (16, 16), mode="bilinear", antialias=True)
     pixels = small.flatten(1).numpy()
-    found = derived(
+    found = derived_on_splits(
         emoji,
         lambda train, test: on_directions(vectors, emoji.y, train, test),
         lambda train, test: on_directions(pixels, emoji.y, train, test),
         per_class=1,
-        seeds=20,
+        splits=5,
+        seeds=4,
     )
     setting = "emoji, 1 label per class: frozen encoder against raw pixels"
     compared(found, recorded("C2", setting))

@@ -274,8 +274,8 @@ def check_output(output: NotebookNode) -> None:
 
 
 _MEASURED = {
-    **{"effect": float, "interval": list, "level": float, "seeds": int, "error": float},
-    **{"components": dict | None, "unreliable": str},
+    **{"effect": float, "interval": list, "level": float, "seeds": int, "splits": int},
+    **{"error": float, "components": dict | None, "unreliable": str},
 }
 _FIELDS = {
     TABLE: {"name": str, "csv": str},
@@ -305,7 +305,7 @@ def _check_json(mime: str, content: dict) -> None:
                 _check_fields(mime, measured, _MEASURED)
             _check_numbers(mime, "interval", measured["interval"], 2)
             if parts := measured["components"]:
-                _check_fields(mime, parts, dict.fromkeys(("seeds", "items", "df"), float))
+                _check_fields(mime, parts, dict.fromkeys(("seeds", "items", "splits", "df"), float))
 
 
 def _check_fields(mime: str, content: object, fields: dict) -> None:
@@ -342,6 +342,9 @@ class _Markup(HTMLParser):
                 self.refuse(f"<{tag} {name}> that holds a tag")
             linked = tag == "a" and name == "href" and value.startswith("https://")
             local = value.startswith(("#", "data:image/png;"))
+            local = local or bool(
+                tag == "a" and re.fullmatch(r"(chapters/)?[a-z0-9-]+\.html", value)
+            )
             if name in _ADDRESSES and not (local or linked):
                 self.refuse(f"the address {value}")
             if name not in _NAMES:

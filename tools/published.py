@@ -74,11 +74,12 @@ def filled(notebook: NotebookNode, executed: NotebookNode) -> NotebookNode:
 
 def recorded(cell: NotebookNode) -> dict[str, float | str]:
     """The values by name that a cell recorded for the prose."""
-    return {
-        output.metadata.scrapbook.name: ast.literal_eval(output.data[f"{VALUE}text/plain"])
-        for output in cell.outputs
-        if f"{VALUE}text/plain" in output.get("data", {})
-    }
+    found = {}
+    for output in cell.outputs:
+        if glued := output.get("metadata", {}).get("scrapbook"):
+            text = output.data.get(f"{VALUE}text/plain") or output.data["text/plain"]
+            found[glued.name] = ast.literal_eval(text)
+    return found
 
 
 def visible(output: NotebookNode) -> NotebookNode | None:
