@@ -19,7 +19,7 @@ held out to test, with all else labeled, makes this 2.
 
 Nadeau and Bengio (2003, doi 10.1023/A:1024068626366) put a factor of the test share in place of
 both terms, as cross-validation on all training rows suggests. Where a few labels are drawn from a
-split, that came out too narrow. Over ten designs of 150 and 600 examples, nominal 95 percent
+split, that came out too narrow. Over nine designs of 150 and 600 examples, nominal 95 percent
 intervals of 5 splits with 4 seeds held the truth in 91.6 to 97.8 of 100, theirs in 83 to 97; of 10
 with 2, in 92.7 to 98.0, theirs in 78 to 97 (``python -m benchmarks.coverage --splits``; 400
 experiments each).
