@@ -55,8 +55,8 @@ bench: .venv/.bench ## run the benchmarks, each against its peers
 	@set -e; for file in benchmarks/[a-z]*.py; do \
 	  $(PY) -m benchmarks.$$(basename $$file .py); done
 
-experiments: $(READY) ## run what is longer than a chapter may be (about an hour; NAMES="one two")
-	@$(PY) -m tools.experiments $(NAMES)
+experiments: $(READY) ## run what is longer than a chapter may be (hours; NAMES="one two", EXTEND=1)
+	@$(PY) -m tools.experiments $(if $(EXTEND),--extend) $(NAMES)
 
 export: $(READY) ## write chapters/*.ipynb from chapters/*.md
 	@$(PY) -m tools.export

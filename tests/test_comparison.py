@@ -1,6 +1,7 @@
 """Paired comparisons and their intervals."""
 
 import itertools
+import json
 import warnings
 from dataclasses import replace
 
@@ -501,6 +502,35 @@ def test_what_a_reader_changed_is_measured_with_few_seeds(numbers, tmp_path, mon
     assert "recorded nowhere. Measured here, with 2 seeds" in capsys.readouterr().out
     assert (tmp_path / "a-name.json").read_text() == written
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_record_is_extended_and_goes_on_where_it_stopped(numbers, tmp_path, monkeypatch):
+    monkeypatch.setattr(recording, "RECORDED", tmp_path)
+    monkeypatch.setenv("TLBOOK_EXPERIMENTS", "a-name")
+    asked, ran = rows() | {"budgets": [2, 5]}, []
+
+    def arm(train, test, seed):
+        if seed == 13:
+            raise KeyboardInterrupt
+        ran.append(seed)
+        return nearest(numbers)(train, test, seed)
+
+    monkeypatch.setattr(recording.joblib, "cpu_count", lambda: 1)
+    recorded("a-name", {"arm": arm}, numbers, **asked, seeds=range(3))
+    monkeypatch.setenv("TLBOOK_EXTEND", "1")
+    with pytest.raises(KeyboardInterrupt):
+        recorded("a-name", {"arm": arm}, numbers, **asked, seeds=range(14))
+    assert sorted(set(ran)) == list(range(13))
+    ran.clear()
+    found = recorded("a-name", {"arm": arm}, numbers, **asked, seeds=range(12))
+    assert set(ran) == {8, 9, 10, 11}  # the part that was interrupted, and nothing else
+    plain = compare({"arm": nearest(numbers)}, numbers, **asked, seeds=range(12))
+    assert np.array_equal(found.predictions["arm"], plain.predictions["arm"])
+    runs = json.loads((tmp_path / "a-name.json").read_text())["runs"]
+    assert [len(run["seeds"]) for run in runs] == [3, 5, 4]
+    monkeypatch.delenv("TLBOOK_EXTEND")
+    recorded("a-name", {"arm": arm}, numbers, **asked, seeds=range(2))  # anew
+    assert len(json.loads((tmp_path / "a-name.json").read_text())["runs"]) == 1
 
 
 def test_too_many_classes_are_refused_before_anything_runs(numbers, monkeypatch):

@@ -3,7 +3,7 @@
 ``python -m tools.experiments [NAME ...]``, or ``make experiments``. A chapter asks for them by
 ``tlbook.evidence.recording.recorded``; here its cells are run with ``$TLBOOK_EXPERIMENTS`` set, so
 that the same code measures them and writes ``tlbook/evidence/recorded/NAME.json``. All of them take
-about an hour on two cores.
+hours on two cores. With ``--extend``, seeds that are on record already are not run again.
 """
 
 import argparse
@@ -25,13 +25,17 @@ def names(chapter: Chapter) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.experiments", description=__doc__)
     parser.add_argument("names", nargs="*", help="which ones; by default all of them")
-    chosen = parser.parse_args().names
+    parser.add_argument("--extend", action="store_true", help="run only seeds not on record")
+    given = parser.parse_args()
+    chosen = given.names
     book = Book(Path.cwd())
     known = {name: chapter for chapter in book.chapters for name in names(chapter)}
     if unknown := set(chosen) - set(known):
         parser.error(f"no chapter asks for {', '.join(sorted(unknown))}: it is {', '.join(known)}")
     chosen = chosen or list(known)
     os.environ["TLBOOK_EXPERIMENTS"] = ",".join(chosen)
+    if given.extend:
+        os.environ["TLBOOK_EXTEND"] = "1"
     chapters = {known[name].name: known[name] for name in chosen}
     print(f"Running {', '.join(chosen)}. Each is written when it has ended.")
     # one chapter after the other: each takes all cores for itself

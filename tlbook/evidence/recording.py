@@ -4,7 +4,7 @@ import json
 import os
 import platform
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -21,6 +21,10 @@ from tlbook.sources.cache import digest
 RECORDED = Path(__file__).with_name("recorded")
 #: Seeds at most of a comparison that is measured where a reader changed it.
 LIVE_SEEDS = 3
+#: Seeds after which a long comparison is written, so that what is interrupted goes on from there.
+SEEDS_AT_ONCE = 5
+#: What a record has of each arm, budget and seed.
+PARTS = ("cpu_seconds", "labels")
 
 
 def recorded(
@@ -38,7 +42,7 @@ def recorded(
     A comparison that takes longer than a chapter may is run by ``make experiments``, which sets
     ``$TLBOOK_EXPERIMENTS`` to the names to run, separated by commas. The result is kept in
     ``tlbook/evidence/recorded/NAME.json`` with versions, machine and date. Otherwise it is read
-    from there.
+    from there. With ``$TLBOOK_EXTEND`` set, only seeds that are not recorded yet are run.
 
     Where something else is asked for than was recorded, because a reader changed it, the comparison
     is measured at once, with the first three seeds, and a printed line says so. The build of the
@@ -85,8 +89,13 @@ def recorded(
     if name in os.environ.get("TLBOOK_EXPERIMENTS", "").split(","):
         if len(data.classes) > 10:
             raise ValueError(f"{data.name} has {len(data.classes)} classes; ten can be recorded")
-        jobs = joblib.cpu_count()
-        _write(file, compare(arms, data, **rows, budgets=budgets, seeds=seeds, jobs=jobs), asked)
+        _measure(
+            file,
+            asked,
+            lambda some: compare(
+                arms, data, **rows, budgets=budgets, seeds=some, jobs=joblib.cpu_count()
+            ),
+        )
     content = json.loads(file.read_text("utf-8")) if file.exists() else {}
     if differing := [key for key, value in asked.items() if content.get(key) != value]:
         what = f"with other {' and '.join(differing)} than asked for" if content else "nowhere"
@@ -105,19 +114,42 @@ def recorded(
     )
 
 
-def _write(file: Path, comparison: Comparison, asked: dict) -> None:
-    """One digit per predicted label, so that the file stays small and can be read."""
-    content = {
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "versions": {name: version(name) for name in ("torch", "transformers", "scikit-learn")},
-        **asked,
-        "cpu_seconds": {arm: t.round(2).tolist() for arm, t in comparison.cpu_seconds.items()},
-        "labels": {
-            arm: [["".join(map(str, run)) for run in runs] for runs in found.tolist()]
-            for arm, found in comparison.predictions.items()
-        },
+def _measure(file: Path, asked: dict, run: Callable[[Sequence[int]], Comparison]) -> None:
+    """Run the seeds asked for, or those that are missing, a few at a time, and write each time."""
+    content = {key: asked[key] for key in ("arms", "budgets", "rows")}
+    content |= {"seeds": [], "runs": []}
+    content |= {
+        key: {arm: [[] for _ in asked["budgets"]] for arm in asked["arms"]} for key in PARTS
     }
+    if os.environ.get("TLBOOK_EXTEND") and file.exists():
+        before = json.loads(file.read_text("utf-8"))
+        if all(before[key] == asked[key] for key in ("arms", "budgets", "rows")):
+            content = before
+    missing = [seed for seed in asked["seeds"] if seed not in content["seeds"]]
+    while missing:
+        # a comparison has two seeds at least
+        some = missing if len(missing) < SEEDS_AT_ONCE + 2 else missing[:SEEDS_AT_ONCE]
+        missing = missing[len(some) :]
+        found = run(some)
+        content["seeds"] += some
+        content["runs"].append(
+            {
+                "seeds": some,
+                "date": datetime.now(UTC).date().isoformat(),
+                "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+                "versions": {n: version(n) for n in ("torch", "transformers", "scikit-learn")},
+            }
+        )
+        for arm, predicted in found.predictions.items():
+            for b in range(len(asked["budgets"])):
+                content["cpu_seconds"][arm][b] += found.cpu_seconds[arm][b].round(2).tolist()
+                # one digit per predicted label, so that the file stays small and can be read
+                content["labels"][arm][b] += ["".join(map(str, one)) for one in predicted[b]]
+        _write(file, content)
+
+
+def _write(file: Path, content: dict) -> None:
+    """Write a record whole or not at all."""
     file.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=file.parent, prefix=".part-") as part:
         whole = Path(part, file.name)
