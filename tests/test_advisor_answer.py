@@ -84,7 +84,7 @@ def test_one_split_gives_no_interval():
     runs.runs = {name: found[:1] for name, found in runs.runs.items()}
     found = answer(runs, "control")
     assert found.recommended == "a" and found.expected.unreliable
-    assert "no interval: a single split" in found.sentences[1]
+    assert "No interval is known: only one split" in found.sentences[1]
     assert found.table["low"].isna().all()
 
 

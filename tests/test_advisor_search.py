@@ -54,11 +54,21 @@ def test_all_are_run_on_the_same_splits_where_there_is_time(data):
 
 def test_where_time_is_short_the_worse_expensive_ones_are_dropped(data):
     tried = [known(data, "cheap", 0.55)]
-    tried += [known(data, f"right {r}", r / 100, 0.05) for r in (60, 70, 80, 95)]
-    results = search(tried, data, deadline=time.monotonic() + 0.9)
+    tried += [known(data, f"right {r}", r / 100, 0.1) for r in (60, 70, 80, 95)]
+    results = search(tried, data, deadline=time.monotonic() + 1.8)
     count = {name: len(runs) for name, runs in results.runs.items()}
-    assert count["cheap"] >= count["right 95"] > count["right 60"] and count["right 60"] == 1
+    assert count["cheap"] == 10 >= count["right 95"] > count["right 60"] == 1
     assert "points behind" in results.left_out["right 60"]
+
+
+def test_a_mean_does_not_profit_from_easy_splits(data):
+    results = search([known(data, "a", 0.9), known(data, "b", 0.9)], data,
+                     deadline=time.monotonic() + 30)  # fmt: skip
+    first = int(results.scores("a").argmax())
+    results.parts = results.parts[first:]
+    results.runs = {"a": results.runs["a"][first:], "b": results.runs["a"][first : first + 1]}
+    assert results.scores("b").mean() > results.scores("a").mean()
+    assert results.mean("b") == pytest.approx(results.mean("a"))
 
 
 def test_time_is_kept_and_what_is_too_slow_is_said(data):

@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -193,7 +194,7 @@ def advise(options: argparse.Namespace) -> int:
     for path in filter(None, (options.report, options.json)):
         if not path.parent.is_dir():  # said now, not after five minutes
             return fail(f"There is no folder {path.parent} for {path.name}: make it first.")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    began = time.monotonic()  # loading the libraries counts too
     from tlbook.advisor import advice
 
     found = advice.advise(
@@ -202,7 +203,7 @@ def advise(options: argparse.Namespace) -> int:
         image=options.image,
         label=options.label,
         group=options.group,
-        minutes=options.minutes,
+        minutes=max(0.01, options.minutes - (time.monotonic() - began) / 60),
         margin=options.margin / 100,
         encoders=options.encoder,
         seed=options.seed,

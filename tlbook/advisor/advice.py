@@ -30,7 +30,7 @@ from tlbook.sources.catalog import packaged
 ENCODER = {"text": "minilm-l6", "image": "efficientnet-lite0"}
 MULTILINGUAL = "use-multilingual"
 #: Share of the minutes that may go into frozen features, and the share kept for the answer.
-ON_FEATURES, ON_ANSWER = 0.35, 0.05
+ON_FEATURES, ON_ANSWER = 0.35, 0.06
 #: A likely group is kept whole if a split that tears it apart pretends more than this.
 LEAK = 0.02
 #: Examples that encoders are ranked by.
@@ -146,11 +146,12 @@ class Advice:
         """
         title = f"Advice on {html.escape(self.data.name)}"
         count = f"{len(self.data):,} examples in {len(self.data.classes)} classes"
+        count += f", {self.seconds:.0f} seconds"
         return (
             f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
             '<meta name="viewport" content="width=device-width, initial-scale=1">'
             f"<style>{STYLE}</style></head><body><main><h1>{title}</h1>"
-            f"<p>{count}, {self.seconds:.0f} seconds.</p>{self._repr_html_()}</main></body></html>\n"
+            f"<p>{count}.</p>{self._repr_html_()}</main></body></html>\n"
         )
 
 
@@ -223,6 +224,7 @@ def advise(
     for note in seen.notes:
         say(note)
     data = replace(reading.data, groups=_kept_whole(reading, seen, group, notes))
+    ranked = _ranked(loaded, data, seed)
     chosen = strategies(data, loaded)
     deadline = began + 60 * minutes * (1 - ON_ANSWER)
     results = search(chosen, data, deadline=deadline, seed=seed, say=say)
@@ -239,7 +241,7 @@ def advise(
         found,
         reading,
         seen,
-        _ranked(loaded, data, seed),
+        ranked,
         results,
         data,
         time.monotonic() - began,

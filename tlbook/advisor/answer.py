@@ -23,7 +23,7 @@ from tlbook import checks
 from tlbook.advisor.search import Results
 from tlbook.evidence.effects import Components, Effect
 from tlbook.evidence.resampling import times_drawn
-from tlbook.evidence.wording import amount, in_words
+from tlbook.evidence.wording import amount, in_words, verdict
 
 #: Resamples of the examples, to correct the score for the choice.
 RESAMPLES = 200
@@ -102,7 +102,7 @@ def difference(
         shares.append(len(test) / len(train))
     values, least = np.array(values), 0.0 if other is None else -1.0
     if len(values) < 2:
-        reason = "a single split was run: give it more minutes"
+        reason = "only one split was run, more minutes give more"
         return Effect(float(values.mean()), least, 1.0, 1, unreliable=reason)
     rows = np.flatnonzero((seen > 0) & (weights > 0))
     items = _of_examples(total[rows] / seen[rows], y[rows], results.data.groups[rows])
@@ -183,8 +183,10 @@ def recommend(results: Results, margin: float, weights: np.ndarray | None = None
 def _best(results: Results, weights: np.ndarray | None) -> str:
     if weights is None:
         return results.best()
-    tried = [name for name, runs in results.runs.items() if len(runs) > 1] or list(results.runs)
-    return max(tried, key=lambda name: difference(results, name, weights=weights).value)
+    reference = results.reference
+    return max(
+        results.tried(), key=lambda name: difference(results, name, reference, weights).value
+    )
 
 
 def expected_score(
@@ -270,13 +272,12 @@ def _table(results: Results, control: str, sizes: dict[str, float]) -> pd.DataFr
     rows = []
     for name in costs(results):
         runs, gain = results.runs[name], difference(results, name, control)
-        score = results.scores(name).mean()
         interval = {"low": np.nan, "high": np.nan} if name == control else gain.limits
         rows.append(
             {
                 "strategy": name,
                 "splits": len(runs),
-                "score": score,
+                "score": results.mean(name),
                 "gain": np.nan if name == control else gain.value,
                 **interval,
                 "train CPU s": np.mean([run.train_seconds for run in runs]),
@@ -300,16 +301,16 @@ def _sentences(
         )
     row = table.set_index("strategy").loc[recommended]
     score = f"{100 * expected.value:.1f} percent balanced accuracy"
-    if expected.unreliable:
-        score += f", with no interval: {expected.unreliable}"
-    else:
+    if not expected.unreliable:
         score += f" [{100 * expected.low:.1f}, {100 * expected.high:.1f}]"
+    doubt = f" No interval is known: {expected.unreliable}." if expected.unreliable else ""
     found = [
         f"Use {recommended}: {why}.",
-        f"Expect {score} on new data like these, corrected for having chosen among {tried}.",
+        f"Expect {score} on new data like these, corrected for having chosen among {tried}.{doubt}",
     ]
     if recommended != control:
-        limits = "" if gain.unreliable else f" [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]"
+        limits = f" [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]"
+        limits = "" if verdict(gain, margin) == "undecided" else limits  # which says them in words
         found.append(f"Compared with {control}, it {in_words(gain, margin)}{limits}.")
     found.append(
         f"It trains in {row['train CPU s']:.1f} CPU seconds on four fifths of these rows and "

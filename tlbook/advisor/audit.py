@@ -40,6 +40,8 @@ UNKNOWN, SCRIPT = 0.02, 0.1
 ENTRIES = 2000
 #: Scripts that put no spaces between words.
 UNSPACED = {"CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR"}
+#: Labels that look wrong are listed up to this number.
+SUSPECTS = 20
 #: The largest class has this many times the examples of the smallest where it is said.
 UNEQUAL = 5
 
@@ -206,9 +208,11 @@ def audit(
     suspects = suspicious_labels(data, simple if vectors is None else vectors, seed=seed)
     if len(suspects):
         worst = suspects.iloc[0]
+        more = "or more " if len(suspects) == SUSPECTS else ""
         notes.append(
-            f"{len(suspects)} labels look wrong, row {worst['row'] + 1} most of all: it is labeled "
-            f"{worst['label']!r} and looks like {worst['looks like']!r}. Look at them."
+            f"{len(suspects)} {more}labels look wrong to a linear model, most of all that of row "
+            f"{worst['row'] + 1}, {worst['label']!r}, which looks like {worst['looks like']!r}: "
+            "look at them."
         )
     return Audit(classes, near, groupings, language, suspects, tuple(notes))
 
@@ -471,7 +475,7 @@ def _on_language(found: Language, limit: int) -> list[str]:
 
 
 def suspicious_labels(
-    data: Dataset, vectors, *, folds: int = 5, most: int = 20, seed: int = 0
+    data: Dataset, vectors, *, folds: int = 5, most: int = SUSPECTS, seed: int = 0
 ) -> pd.DataFrame:
     """List examples that a model trained without them takes, with confidence, for another class.
 

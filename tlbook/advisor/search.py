@@ -1,8 +1,8 @@
 """Spend the minutes where the answer is open: paired splits and successive halving.
 
-Every strategy is tried on one split, the cheapest first. Then the better half of the expensive ones
-goes on, and so on (Jamieson and Talwalkar, 2016, arXiv 1502.07943). What costs next to nothing is
-tried on all splits, since it may be the answer even where it is not the best.
+What costs next to nothing is tried on all splits first, since it may be the answer even where it is
+not the best. Then the others are tried on one split, the cheapest first; the better half of them
+goes on, and so on (Jamieson and Talwalkar, 2016, arXiv 1502.07943).
 """
 
 import time
@@ -19,9 +19,9 @@ from tlbook.data import Dataset
 
 #: Parts that the examples are cut into; each is tested on once before a new cut is made.
 FOLDS = 5
-#: Splits at most, and those after which half of the expensive strategies is dropped.
+#: Splits at most, and those after which half of the strategies is dropped if time is short.
 SPLITS, HALVINGS = 10, (1, 2, 4)
-#: A strategy is cheap if all of its runs take less than this share of the time that is left.
+#: A strategy costs next to nothing if all its runs take less than this share of the time.
 CHEAP = 0.05
 
 
@@ -64,11 +64,32 @@ class Results:
             ]
         )
 
+    @property
+    def reference(self) -> str:
+        """Return the strategy with the most runs; of several, the first that was run."""
+        return max(self.runs, key=lambda name: len(self.runs[name]))
+
+    def mean(self, name: str) -> float:
+        """Return the mean score of a strategy over all splits that any ran on.
+
+        What it gains on the strategy with the most runs, on the splits of both, is added to that
+        one's mean: so nobody is the better for having seen easy splits only.
+
+        Parameters
+        ----------
+        name : str
+            The strategy.
+        """
+        own, reference = self.scores(name), self.scores(self.reference)
+        return float(reference.mean() + (own - reference[: len(own)]).mean())
+
+    def tried(self) -> list[str]:
+        """Return the strategies that were run on several splits, or all if none was."""
+        return [name for name, runs in self.runs.items() if len(runs) > 1] or list(self.runs)
+
     def best(self) -> str:
-        """Return the strategy with the highest mean score, among those with the most runs if any
-        was run more than once."""
-        tried = [name for name, runs in self.runs.items() if len(runs) > 1] or list(self.runs)
-        return max(tried, key=lambda name: self.scores(name).mean())
+        """Return the strategy with the highest mean score among :meth:`tried`."""
+        return max(self.tried(), key=self.mean)
 
 
 def score(y: np.ndarray, predicted: np.ndarray) -> float:
@@ -160,58 +181,79 @@ def search(
     Results
         All runs, also if the user interrupted.
     """
-    results = Results(data, folds(data, splits, seed))
-    seconds: dict[str, float] = {}
-    alive = list(strategies)
+    results, seconds = Results(data, folds(data, splits, seed)), {}
+    sizes = tuple(map(len, results.parts[0]))
+    cheap = CHEAP * (deadline - time.monotonic())
+    quick = [s for s in strategies if s.forecast(*sizes) * splits <= cheap]
+    others = [s for s in strategies if s not in quick]
     try:
-        for index, (train, test) in enumerate(results.parts):
-            expected = {
-                s.name: seconds.get(s.name, s.forecast(len(train), len(test))) for s in alive
-            }
-            for strategy in sorted(alive, key=lambda s: expected[s.name]):
-                name, began = strategy.name, time.monotonic()
-                if began + expected[name] > deadline:
-                    results.left_out[name] = (
-                        f"a run takes about {expected[name]:.0f} s, and {deadline - began:.0f} are "
-                        "left"
-                    )
-                    continue
-                try:
-                    run = strategy.run(train, test, seed + index, deadline)
-                except OutOfTime:
-                    results.left_out[name] = "it was not done when the time was over"
-                    continue
-                seconds[name] = time.monotonic() - began
-                results.runs.setdefault(name, []).append(run)
-                found = results.scores(name)
-                say(
-                    f"split {index + 1}: {name} {100 * found[-1]:.1f} ({seconds[name]:.1f} s); "
-                    f"best so far {results.best()}"
-                )
-            alive = [s for s in alive if len(results.runs.get(s.name, [])) == index + 1]
-            if index + 1 in HALVINGS:
-                alive = _halved(alive, results, seconds, splits - index - 1, deadline)
-            if not alive or time.monotonic() > deadline:
-                break
+        _rounds(quick, results, seconds, deadline, seed, say, halving=False)
+        _rounds(others, results, seconds, deadline, seed, say, halving=True)
     except KeyboardInterrupt:
         results.interrupted = True
     return results
 
 
+def _rounds(
+    alive: list[Strategy],
+    results: Results,
+    seconds: dict[str, float],
+    deadline: float,
+    seed: int,
+    say: Callable[[str], None],
+    *,
+    halving: bool,
+) -> None:
+    """Split after split, run what is left of the strategies."""
+    pace = 1.0  # how much longer runs take than was forecast
+
+    def expected(strategy: Strategy) -> float:
+        return seconds.get(strategy.name, pace * strategy.forecast(len(train), len(test)))
+
+    for index, (train, test) in enumerate(results.parts):
+        for strategy in sorted(alive, key=expected):
+            name, began = strategy.name, time.monotonic()
+            # a first run alone would give no interval
+            runs = 2 if halving and index == 0 else 1
+            if began + runs * expected(strategy) > deadline:
+                results.left_out[name] = (
+                    f"a run takes about {expected(strategy):.0f} s, and "
+                    f"{max(0, deadline - began):.0f} were left"
+                )
+                continue
+            forecast = strategy.forecast(len(train), len(test))
+            try:
+                run = strategy.run(train, test, seed + index, deadline)
+            except OutOfTime:
+                results.left_out[name] = "it was not done when the time was over"
+                continue
+            seconds[name] = time.monotonic() - began
+            pace = max(pace, seconds[name] / max(forecast, 0.1)) if halving else pace
+            results.runs.setdefault(name, []).append(run)
+            say(
+                f"split {index + 1}: {name} {100 * results.scores(name)[-1]:.1f} "
+                f"({seconds[name]:.1f} s); best so far {results.best()}"
+            )
+        alive = [s for s in alive if len(results.runs.get(s.name, [])) == index + 1]
+        if halving and index + 1 in HALVINGS:
+            left = len(results.parts) - index - 1
+            alive = _halved(alive, results, seconds, left, deadline)
+        if not alive or time.monotonic() > deadline:
+            return
+
+
 def _halved(
     alive: list[Strategy], results: Results, seconds: dict, left: int, deadline: float
 ) -> list[Strategy]:
-    """The cheap strategies, and the better half of the others."""
-    time_left = max(0.0, deadline - time.monotonic())
-    means = {s.name: results.scores(s.name).mean() for s in alive}
-    if not means or sum(seconds[name] for name in means) * left < time_left:
-        return alive  # there is time for all
-    expensive = [s for s in alive if seconds[s.name] * left > CHEAP * time_left]
-    expensive.sort(key=lambda s: -means[s.name])
-    kept = expensive[: max(1, (len(expensive) + 1) // 2)]
-    for strategy in expensive[len(kept) :]:
-        behind = 100 * (max(means.values()) - means[strategy.name])
+    """All strategies if there is time for them, or the better half."""
+    if sum(seconds[s.name] for s in alive) * left < deadline - time.monotonic():
+        return alive
+    ranked = sorted(alive, key=lambda s: -results.mean(s.name))
+    kept = ranked[: max(1, (len(ranked) + 1) // 2)]
+    best = max(map(results.mean, results.runs))
+    for strategy in ranked[len(kept) :]:
+        count, behind = len(results.runs[strategy.name]), best - results.mean(strategy.name)
         results.left_out[strategy.name] = (
-            f"given up after {len(results.runs[strategy.name])} splits, {behind:.1f} points behind"
+            f"given up after {count} split{'s' * (count > 1)}, {100 * behind:.1f} points behind"
         )
-    return [s for s in alive if s not in expensive or s in kept]
+    return kept

@@ -7,7 +7,7 @@ equally, and choose what they choose on their training rows alone.
 import copy
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +25,7 @@ from torch import nn
 from tlbook.advisor.audit import thumbnails
 from tlbook.data import Dataset
 from tlbook.errors import TrainingError
-from tlbook.learning.batches import Batches, tokenized
+from tlbook.learning.batches import Batch, Batches, tokenized
 from tlbook.learning.features import features, preprocess
 from tlbook.learning.freezing import ALL, head_only, last_layers
 from tlbook.learning.heads import linear_head
@@ -319,7 +319,8 @@ def _network(
         except TrainingError:  # it diverged: what it predicts then is what it is worth
             pass
         middle = time.process_time()
-        predicted = predict(model, Batches(columns(test), 32, seed=None)).argmax(1)
+        batches = _each_until(deadline, Batches(columns(test), 32, seed=None))
+        predicted = predict(model, batches).argmax(1)
         seconds = time.process_time() - middle
         return Run(predicted, middle - began, 1000 * seconds / len(test))
 
@@ -340,6 +341,13 @@ def _until(deadline: float, loss_fn: Loss) -> Loss:
         return loss_fn(model, batch)
 
     return until
+
+
+def _each_until(deadline: float, batches: Batches) -> Iterator[Batch]:
+    for batch in batches:
+        if time.monotonic() > deadline:
+            raise OutOfTime
+        yield batch
 
 
 def _contrastive(data: Dataset, each: Encoded) -> list[Strategy]:
