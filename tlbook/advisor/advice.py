@@ -234,7 +234,12 @@ def advise(
         margin=margin,
         sizes={strategy.name: strategy.megabytes for strategy in chosen},
     )
-    notes += [f"{name}: {why}." for name, why in results.left_out.items()]
+    enough = len(results.parts) / 2
+    notes += [
+        f"{name}: {why}."
+        for name, why in results.left_out.items()
+        if len(results.runs.get(name, [])) < enough
+    ]
     if results.interrupted:
         notes.insert(0, "Interrupted: this is the best answer so far.")
     return Advice(

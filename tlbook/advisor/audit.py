@@ -214,6 +214,8 @@ def audit(
             f"{worst['row'] + 1}, {worst['label']!r}, which looks like {worst['looks like']!r}: "
             "look at them."
         )
+    if any(" row" in note for note in notes):
+        notes.append("Rows are counted from 1, the header aside.")
     return Audit(classes, near, groupings, language, suspects, tuple(notes))
 
 

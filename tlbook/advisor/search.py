@@ -21,8 +21,10 @@ from tlbook.data import Dataset
 FOLDS = 5
 #: Splits at most, and those after which half of the strategies is dropped if time is short.
 SPLITS, HALVINGS = 10, (1, 2, 4)
-#: A strategy costs next to nothing if all its runs take less than this share of the time.
-CHEAP = 0.05
+#: With more examples than this, one cut into parts is enough: each part is tested on many.
+MANY = 1500
+#: Strategies cost next to nothing while all runs of all of them take less than this share of time.
+CHEAP = 0.3
 
 
 @dataclass
@@ -155,7 +157,7 @@ def search(
     data: Dataset,
     *,
     deadline: float,
-    splits: int = SPLITS,
+    splits: int | None = None,
     seed: int = 0,
     say: Callable[[str], None] = lambda text: None,
 ) -> Results:
@@ -169,8 +171,8 @@ def search(
         The examples.
     deadline : float
         When to stop, as a reading of ``time.monotonic``.
-    splits : int, default 10
-        Number of splits at most.
+    splits : int, optional
+        Number of splits at most. By default 10, or 5 of more than 1,500 examples.
     seed : int, default 0
         Seed of the splits and the strategies.
     say : callable, optional
@@ -181,11 +183,13 @@ def search(
     Results
         All runs, also if the user interrupted.
     """
+    splits = splits or (SPLITS if len(data) <= MANY else FOLDS)
     results, seconds = Results(data, folds(data, splits, seed)), {}
     sizes = tuple(map(len, results.parts[0]))
-    cheap = CHEAP * (deadline - time.monotonic())
-    quick = [s for s in strategies if s.forecast(*sizes) * splits <= cheap]
-    others = [s for s in strategies if s not in quick]
+    ordered = sorted(strategies, key=lambda s: s.forecast(*sizes))
+    total = splits * np.cumsum([s.forecast(*sizes) for s in ordered])
+    count = int((total <= CHEAP * (deadline - time.monotonic())).sum())
+    quick, others = ordered[:count], ordered[count:]
     try:
         _rounds(quick, results, seconds, deadline, seed, say, halving=False)
         _rounds(others, results, seconds, deadline, seed, say, halving=True)

@@ -39,6 +39,8 @@ from tlbook.sources.encoders import ImageEncoder, TextEncoder
 PENALTIES = (1.0, 10.0, 100.0)
 #: Pieces that a fine-tuned encoder reads of a text.
 LENGTH = 256
+#: With more texts than this, what occurs in a single one is not counted.
+FREQUENT = 500
 #: What all others are compared with: no pretrained encoder.
 CONTROL = {"text": "word counts", "image": "pixels"}
 
@@ -161,10 +163,11 @@ def strategies(data: Dataset, encoded: list[Encoded]) -> list[Strategy]:
         pixels = thumbnails(data.x).reshape(len(data), -1)
         found.append(_estimator("pixels", linear_head(), pixels, data, 0.1))
     else:
+        least = {"sublinear_tf": True, "min_df": 2 if len(data) > FREQUENT else 1}
         words = {"token_pattern": r"(?u)\b\w+\b", "ngram_range": (1, 2)}
         letters = {"analyzer": "char_wb", "ngram_range": (2, 4)}
         found += [
-            _estimator(name, _counting(sublinear_tf=True, **how), data.x, data, 2.0)
+            _estimator(name, _counting(**least, **how), data.x, data, 2.0)
             for name, how in (("word counts", words), ("letter counts", letters))
         ]
     for each in encoded:
