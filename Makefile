@@ -16,7 +16,7 @@ READY := .venv/.installed
 
 .DEFAULT_GOAL := help
 .PHONY: help book outputs serve test quick fuzz check replicate bench experiments export gettext
-.PHONY: ledger lock assets linkcheck clean
+.PHONY: ledger edition lock assets linkcheck clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -66,6 +66,9 @@ gettext: $(READY) ## write the texts for translators to _build/gettext, a file a
 
 ledger: $(READY) ## accept the findings of the last build as the record
 	@$(PY) -m tools.ledger
+
+edition: $(READY) ## keep the verdicts of a release, to say later what changed since
+	@$(PY) -m tools.editions
 
 lock: $(READY) ## write constraints.txt from pyproject.toml (UPGRADE=1: newest versions)
 	@$(PY) -m tools.lock $(if $(UPGRADE),--upgrade)
