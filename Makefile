@@ -15,7 +15,7 @@ PIP := $(PY) -m pip --disable-pip-version-check
 READY := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help book outputs serve test quick fuzz check replicate bench experiments export gettext
+.PHONY: help book outputs print serve test quick fuzz check replicate bench experiments export gettext
 .PHONY: ledger edition lock assets linkcheck clean
 
 help: ## list the targets
@@ -27,6 +27,9 @@ book: $(READY) ## run the chapters that are stale and build the book
 
 outputs: $(READY) ## pack the outputs of the last build, for a release
 	@$(PY) -m tools.outputs
+
+print: book ## put all pages on one, and print it to a PDF where Chromium is installed
+	@$(PY) -m tools.paper
 
 serve: book ## build the book and serve it at http://localhost:8000 (PORT=...)
 	@$(PY) -m http.server $(PORT) --bind localhost --directory _build/html

@@ -102,7 +102,7 @@ def test_what_a_chapter_takes(cost, said):
 
 
 def app(folder, baseurl="https://example.org/book/"):
-    config = SimpleNamespace(html_baseurl=baseurl, project="A book")
+    config = SimpleNamespace(html_baseurl=baseurl, html_title="A book")
     builder = SimpleNamespace(name="html")
     return SimpleNamespace(srcdir=folder, outdir=folder / "html", config=config, builder=builder)
 

@@ -73,7 +73,7 @@ def make(app, failed: Exception | None) -> None:
     """Draw the card of a book that has a ledger."""
     record = Path(app.srcdir, RECORD)
     if not failed and app.builder.name == "html" and record.exists():
-        draw(json.loads(record.read_text("utf-8")), app.config.project, Path(app.outdir, FILE))
+        draw(json.loads(record.read_text("utf-8")), app.config.html_title, Path(app.outdir, FILE))
 
 
 def tags(app) -> dict[str, str]:

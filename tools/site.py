@@ -51,7 +51,7 @@ def page(app, name: str, template: str, context: dict, doctree: nodes.document |
         context["body"] = body.replace('<summary aria-label="Toggle hidden content">', "<summary>")
     if doctree is not None:
         text, title = description(doctree), re.sub(r"<.*?>", "", context["title"])
-        about = {"og:title": html.unescape(title), "og:site_name": app.config.project}
+        about = {"og:title": html.unescape(title), "og:site_name": app.config.html_title}
         about |= {"og:type": "article", "og:description": text, "og:url": context["pageurl"]}
         about |= (picture := card.tags(app))
         tags = [
