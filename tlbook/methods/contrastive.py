@@ -226,7 +226,7 @@ def tune_on_pairs(
     table : Table, default ALL
         What may move, as for :func:`tlbook.learning.freezing.freeze`.
     number : int, default 128
-        Pairs in an epoch. SetFit's own default is 40 for each text, which takes a GPU.
+        Pairs in an epoch. SetFit's library goes on until every pair has come.
     batch_size : int, default 8
         Pairs in a batch.
     epochs : int, default 1
