@@ -113,7 +113,7 @@ def test_images_are_fine_tuned_too():
     encoder = advice.replace(load("efficientnet-lite0"), size=32)
     encoded = Encoded("efficientnet-lite0", encoder, np.zeros((24, 1280)), 0.01, 0.01, 17.0)
     found = {s.name: s for s in strategies(advice.replace(data, x=images), [encoded])}
-    assert list(found) == ["majority", "pixels", "frozen features", "last four blocks", "all layers"]
+    assert {"pixels", "frozen features", "last four blocks", "all layers"} < set(found)
     run = found["last four blocks"].run(np.arange(8), np.arange(8, 24), 0, time.monotonic() + 60)
     assert run.predicted.shape == (16,) and run.train_seconds > 0
     with pytest.raises(OutOfTime):
