@@ -99,3 +99,22 @@ def test_networks_train_and_stop_at_the_deadline(tokenizer):  # noqa: F811
     assert found["all layers"].forecast(100, 20) > found["last two layers"].forecast(100, 20)
     frozen = found["frozen features"].run(train, test, 0, 0.0)
     assert (frozen.predicted == data.y[test]).mean() > 0.6 and frozen.predict_seconds >= 10
+
+
+def test_images_are_fine_tuned_too():
+    from tlbook.sources import hubs
+    from tlbook.sources.catalog import packaged
+    from tlbook.sources.pretrained import load
+
+    if not hubs.present(packaged()["efficientnet-lite0"]):
+        pytest.skip("EfficientNet is not in the cache")
+    data = read(planted(24)).data
+    images = np.random.default_rng(0).integers(0, 256, (24, 32, 32, 3), dtype=np.uint8)
+    encoder = advice.replace(load("efficientnet-lite0"), size=32)
+    encoded = Encoded("efficientnet-lite0", encoder, np.zeros((24, 1280)), 0.01, 0.01, 17.0)
+    found = {s.name: s for s in strategies(advice.replace(data, x=images), [encoded])}
+    assert {"pixels", "frozen features", "last four blocks", "all layers"} < set(found)
+    run = found["last four blocks"].run(np.arange(8), np.arange(8, 24), 0, time.monotonic() + 60)
+    assert run.predicted.shape == (16,) and run.train_seconds > 0
+    with pytest.raises(OutOfTime):
+        found["all layers"].run(np.arange(8), np.arange(8, 24), 0, time.monotonic() - 1)
