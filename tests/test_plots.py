@@ -2,6 +2,7 @@
 
 import matplotlib
 import numpy as np
+import pandas as pd
 import pytest
 
 from tlbook.evidence import plots
@@ -71,3 +72,29 @@ def test_transfer_table_names_rows_and_columns():
     ax = plots.transfer_table(np.array([[0.8, 0.6], [0.55, 0.9]]), ["a", "b"])
     assert [text.get_text() for text in ax.texts] == ["80", "60", "55", "90"]
     assert (ax.get_ylabel(), ax.get_xlabel()) == ("trained on", "tested on")
+
+
+def test_gain_curves_draw_each_arm_with_its_intervals():
+    gains = pd.DataFrame(
+        {
+            "arm": ["one", "one", "two", "two"],
+            "labels per class": [2, 8, 2, 8],
+            "gain": [0.1, 0.05, -0.1, -0.2],
+            "low": [0.05, 0.02, -0.15, np.nan],  # the last is unreliable
+            "high": [0.2, 0.08, -0.05, np.nan],
+        }
+    )
+    ax = plots.gain_curves(gains)
+    assert ax.get_legend_handles_labels()[1] == ["one", "two"]
+    one, two, _zero = ax.lines
+    assert list(one.get_ydata()) == pytest.approx([10, 5])
+    assert list(two.get_ydata()) == pytest.approx([-10, -20])
+    assert one.get_xdata() == pytest.approx([-0.04, 0.96])
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["2", "8"]
+    bars = ax.collections[0].get_segments()
+    assert [list(bar[:, 1]) for bar in bars] == [pytest.approx([5, 20]), pytest.approx([2, 8])]
+    assert len(plots.gain_curves(gains, arms=["two"]).lines) == 2
+    with pytest.raises(ValueError, match="no arm 'three'"):
+        plots.gain_curves(gains, arms=["one", "three"])
+    with pytest.raises(ValueError, match="8 arms, but 7 colors"):
+        plots.gain_curves(gains, arms=list("abcdefgh"))

@@ -162,6 +162,58 @@ def effects(named: dict[str, Effect], ax: Axes | None = None) -> Axes:
     return ax
 
 
+def gain_curves(
+    gains: pd.DataFrame,
+    ax: Axes | None = None,
+    arms: Sequence[str] | None = None,
+    x: str = "labels per class",
+) -> Axes:
+    """Draw a table of gains against one of its columns, a line per arm with its intervals as bars.
+
+    A gain without an interval, because it is unreliable, is drawn without a bar.
+
+    Parameters
+    ----------
+    gains : pandas.DataFrame
+        Columns ``arm``, ``gain``, ``low``, ``high`` in shares of one, and ``x``; such as
+        ``Comparison.gains(control)``.
+    ax : matplotlib.axes.Axes, optional
+        Axes to draw on; by default those of a new figure.
+    arms : sequence of str, optional
+        Arms to draw; by default all.
+    x : str, default "labels per class"
+        Column whose values stand along the axis, in the order of the table, at equal distances.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        The axes, with gains in points.
+
+    Raises
+    ------
+    ValueError
+        If there are more arms than colors, or the table lacks one of them.
+    """
+    arms = list(gains["arm"].unique()) if arms is None else list(arms)
+    if len(arms) > len(COLORS):
+        raise ValueError(f"{len(arms)} arms, but {len(COLORS)} colors: choose some by arms=")
+    if missing := set(arms) - set(gains["arm"]):
+        raise ValueError(f"the table has no arm {min(missing)!r}")
+    ax = ax or plt.subplots()[1]
+    along = list(gains[x].unique())
+    for i, (arm, color, marker) in enumerate(zip(arms, COLORS, MARKERS, strict=False)):
+        curve = gains[gains["arm"] == arm]
+        place = np.array([along.index(value) for value in curve[x]])
+        place = place + 0.08 * (i - (len(arms) - 1) / 2)  # so that bars do not cover each other
+        value, low, high = (100 * curve[part].to_numpy() for part in ("gain", "low", "high"))
+        bars = [value - low, high - value]
+        ax.errorbar(place, value, bars, fmt=marker + "-", ms=4, lw=1, color=color, label=arm)
+    ax.axhline(0, color="black", linewidth=1)
+    ax.set_xticks(range(len(along)), [f"{value:g}" for value in along])
+    ax.set(xlabel=WORDS["budget"] if x == "labels per class" else x, ylabel=WORDS["gain"])
+    return ax
+
+
 def _positions(budgets: Sequence[int | None]) -> np.ndarray:
     """Budgets on a logarithmic axis; ``None`` (all labels) one step beyond the largest."""
     known = [max(budget, 0.5) for budget in budgets if budget is not None]
