@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
 
 from tlbook.evidence.effects import Effect
 from tlbook.evidence.scores import Scores
@@ -160,6 +162,67 @@ def effects(named: dict[str, Effect], ax: Axes | None = None) -> Axes:
     ax.invert_yaxis()
     ax.set(xlabel=WORDS["gain"])
     return ax
+
+
+def bands(x: Sequence[float], named: dict[str, Sequence[Effect]], ax: Axes | None = None) -> Axes:
+    """Draw effects or scores over a number, a line for each name with its interval as a band.
+
+    Parameters
+    ----------
+    x : sequence of float
+        Where the effects stand; each is a tick.
+    named : dict of str to sequence of tlbook.evidence.effects.Effect
+        One effect for each of ``x``, by the names to show in the legend.
+    ax : matplotlib.axes.Axes, optional
+        Axes to draw on; by default those of a new figure.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        The axes, in points or percent, without labels of the axes and without a legend.
+
+    Raises
+    ------
+    ValueError
+        There are more names than colors to tell them apart, or not one effect for each of ``x``.
+    """
+    if len(named) > len(COLORS):
+        raise ValueError(f"{len(named)} lines, but {len(COLORS)} colors: draw fewer")
+    ax = ax or plt.subplots()[1]
+    for (name, found), color, marker in zip(named.items(), COLORS, MARKERS, strict=False):
+        values = [(100 * e.low, 100 * e.value, 100 * e.high) for _, e in zip(x, found, strict=True)]
+        low, value, high = zip(*values, strict=True)
+        ax.plot(x, value, color=color, marker=marker, markersize=5, label=name)
+        ax.fill_between(x, low, high, color=color, alpha=0.12, linewidth=0)
+    ax.set_xticks(x, [f"{place:g}" for place in x])
+    return ax
+
+
+def image_rows(named: dict[str, Sequence[ArrayLike]], size: float = 0.7) -> Figure:
+    """Draw a row of images for each name.
+
+    Parameters
+    ----------
+    named : dict of str to sequence of array
+        Images by the name of their row, of shape (height, width, 3), or (3, height, width) as torch
+        has them; the rows are equally long.
+    size : float, default 0.7
+        Width and height of an image, in inches.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        The figure.
+    """
+    columns = max(map(len, named.values()))
+    shape = len(named), columns
+    fig, axes = plt.subplots(*shape, figsize=(size * columns, size * len(named)), squeeze=False)
+    for line, (name, images) in zip(axes, named.items(), strict=True):
+        line[0].set_ylabel(name, rotation=0, ha="right", va="center")
+        for ax, image in zip(line, images, strict=True):
+            ax.imshow(np.moveaxis(np.asarray(image), 0, -1) if len(image) == 3 else image)
+            ax.set(xticks=[], yticks=[])
+    return fig
 
 
 def _positions(budgets: Sequence[int | None]) -> np.ndarray:
