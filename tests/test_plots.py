@@ -2,7 +2,6 @@
 
 import matplotlib
 import numpy as np
-import pandas as pd
 import pytest
 
 from tlbook.evidence import plots
@@ -74,27 +73,26 @@ def test_transfer_table_names_rows_and_columns():
     assert (ax.get_ylabel(), ax.get_xlabel()) == ("trained on", "tested on")
 
 
-def test_gain_curves_draw_each_arm_with_its_intervals():
-    gains = pd.DataFrame(
-        {
-            "arm": ["one", "one", "two", "two"],
-            "labels per class": [2, 8, 2, 8],
-            "gain": [0.1, 0.05, -0.1, -0.2],
-            "low": [0.05, 0.02, -0.15, np.nan],  # the last is unreliable
-            "high": [0.2, 0.08, -0.05, np.nan],
-        }
-    )
-    ax = plots.gain_curves(gains)
-    assert ax.get_legend_handles_labels()[1] == ["one", "two"]
-    one, two, _zero = ax.lines
-    assert list(one.get_ydata()) == pytest.approx([10, 5])
-    assert list(two.get_ydata()) == pytest.approx([-10, -20])
-    assert one.get_xdata() == pytest.approx([-0.04, 0.96])
-    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["2", "8"]
-    bars = ax.collections[0].get_segments()
-    assert [list(bar[:, 1]) for bar in bars] == [pytest.approx([5, 20]), pytest.approx([2, 8])]
-    assert len(plots.gain_curves(gains, arms=["two"]).lines) == 2
-    with pytest.raises(ValueError, match="no arm 'three'"):
-        plots.gain_curves(gains, arms=["one", "three"])
-    with pytest.raises(ValueError, match="8 arms, but 7 colors"):
-        plots.gain_curves(gains, arms=list("abcdefgh"))
+def test_bands_follow_their_effects_and_tick_where_these_stand():
+    rising = [Effect(v, v - 0.1, v + 0.2, 5) for v in (0.1, 0.3)]
+    ax = plots.bands([2, 60], {"one": rising, "two": rising[::-1]})
+    assert [list(line.get_ydata()) for line in ax.lines] == [[10, 30], [30, 10]]
+    ends = ax.collections[0].get_paths()[0].vertices
+    assert set(map(tuple, ends.round(6))) >= {(2, 0), (2, 30), (60, 20), (60, 50)}
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["2", "60"]
+    with pytest.raises(ValueError, match="8 lines, but 7 colors"):
+        plots.bands([1], {str(n): rising[:1] for n in range(8)})
+    with pytest.raises(ValueError, match="shorter"):
+        plots.bands([1, 2], {"one": rising[:1]})
+
+
+def test_rows_of_images_are_named_and_unequal_ones_refused():
+    images = np.zeros((3, 4, 5, 3))
+    torch_order = np.moveaxis(images + 1, -1, 1)
+    fig = plots.image_rows({"first": images, "second": torch_order})
+    named = [ax.get_ylabel() for ax in fig.axes if ax.get_ylabel()]
+    assert len(fig.axes) == 6 and named == ["first", "second"]
+    shown = fig.axes[3].images[0].get_array()
+    assert shown.shape == (4, 5, 3) and shown.max() == 1
+    with pytest.raises(ValueError, match="shorter"):
+        plots.image_rows({"first": images, "second": images[:2]})

@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
 
 from tlbook.evidence.effects import Effect
 from tlbook.evidence.scores import Scores
@@ -162,56 +164,65 @@ def effects(named: dict[str, Effect], ax: Axes | None = None) -> Axes:
     return ax
 
 
-def gain_curves(
-    gains: pd.DataFrame,
-    ax: Axes | None = None,
-    arms: Sequence[str] | None = None,
-    x: str = "labels per class",
-) -> Axes:
-    """Draw a table of gains against one of its columns, a line per arm with its intervals as bars.
-
-    A gain without an interval, because it is unreliable, is drawn without a bar.
+def bands(x: Sequence[float], named: dict[str, Sequence[Effect]], ax: Axes | None = None) -> Axes:
+    """Draw effects or scores over a number, a line for each name with its interval as a band.
 
     Parameters
     ----------
-    gains : pandas.DataFrame
-        Columns ``arm``, ``gain``, ``low``, ``high`` in shares of one, and ``x``; such as
-        ``Comparison.gains(control)``.
+    x : sequence of float
+        Where the effects stand; each is a tick.
+    named : dict of str to sequence of tlbook.evidence.effects.Effect
+        One effect for each of ``x``, by the names to show in the legend.
     ax : matplotlib.axes.Axes, optional
         Axes to draw on; by default those of a new figure.
-    arms : sequence of str, optional
-        Arms to draw; by default all.
-    x : str, default "labels per class"
-        Column whose values stand along the axis, in the order of the table, at equal distances.
 
     Returns
     -------
     matplotlib.axes.Axes
-        The axes, with gains in points.
+        The axes, in points or percent, without labels of the axes and without a legend.
 
     Raises
     ------
     ValueError
-        If there are more arms than colors, or the table lacks one of them.
+        There are more names than colors to tell them apart, or not one effect for each of ``x``.
     """
-    arms = list(gains["arm"].unique()) if arms is None else list(arms)
-    if len(arms) > len(COLORS):
-        raise ValueError(f"{len(arms)} arms, but {len(COLORS)} colors: choose some by arms=")
-    if missing := set(arms) - set(gains["arm"]):
-        raise ValueError(f"the table has no arm {min(missing)!r}")
+    if len(named) > len(COLORS):
+        raise ValueError(f"{len(named)} lines, but {len(COLORS)} colors: draw fewer")
     ax = ax or plt.subplots()[1]
-    along = list(gains[x].unique())
-    for i, (arm, color, marker) in enumerate(zip(arms, COLORS, MARKERS, strict=False)):
-        curve = gains[gains["arm"] == arm]
-        place = np.array([along.index(value) for value in curve[x]])
-        place = place + 0.08 * (i - (len(arms) - 1) / 2)  # so that bars do not cover each other
-        value, low, high = (100 * curve[part].to_numpy() for part in ("gain", "low", "high"))
-        bars = [value - low, high - value]
-        ax.errorbar(place, value, bars, fmt=marker + "-", ms=4, lw=1, color=color, label=arm)
-    ax.axhline(0, color="black", linewidth=1)
-    ax.set_xticks(range(len(along)), [f"{value:g}" for value in along])
-    ax.set(xlabel=WORDS["budget"] if x == "labels per class" else x, ylabel=WORDS["gain"])
+    for (name, found), color, marker in zip(named.items(), COLORS, MARKERS, strict=False):
+        values = [(100 * e.low, 100 * e.value, 100 * e.high) for _, e in zip(x, found, strict=True)]
+        low, value, high = zip(*values, strict=True)
+        ax.plot(x, value, color=color, marker=marker, markersize=5, label=name)
+        ax.fill_between(x, low, high, color=color, alpha=0.12, linewidth=0)
+    ax.set_xticks(x, [f"{place:g}" for place in x])
     return ax
+
+
+def image_rows(named: dict[str, Sequence[ArrayLike]], size: float = 0.7) -> Figure:
+    """Draw a row of images for each name.
+
+    Parameters
+    ----------
+    named : dict of str to sequence of array
+        Images by the name of their row, of shape (height, width, 3), or (3, height, width) as torch
+        has them; the rows are equally long.
+    size : float, default 0.7
+        Width and height of an image, in inches.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        The figure.
+    """
+    columns = max(map(len, named.values()))
+    shape = len(named), columns
+    fig, axes = plt.subplots(*shape, figsize=(size * columns, size * len(named)), squeeze=False)
+    for line, (name, images) in zip(axes, named.items(), strict=True):
+        line[0].set_ylabel(name, rotation=0, ha="right", va="center")
+        for ax, image in zip(line, images, strict=True):
+            ax.imshow(np.moveaxis(np.asarray(image), 0, -1) if len(image) == 3 else image)
+            ax.set(xticks=[], yticks=[])
+    return fig
 
 
 def _positions(budgets: Sequence[int | None]) -> np.ndarray:
