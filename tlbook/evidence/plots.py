@@ -32,7 +32,7 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#99
 MARKERS = "osD^vPX"
 
 
-#: A place in COLORS for what the book compares again and again, by a pattern of its name, so that it
+#: A place in COLORS for what the book compares again and again, by a pattern of its name: so it
 #: looks the same on every page.
 PLACES = {
     "frozen|encoder": 0,
