@@ -48,6 +48,18 @@ def test_more_arms_than_colors_are_refused_and_some_can_be_chosen(comparison):
     assert [line.get_label() for line in ax.lines] == ["two", "arm 3", "chance"]
 
 
+def test_a_method_looks_the_same_among_others():
+    blue, gray = (plots.COLORS[0], plots.MARKERS[0]), (plots.COLORS[6], plots.MARKERS[6])
+    assert plots.looks(["mine", "from scratch", "frozen features"])[1:] == [gray, blue]
+    assert plots.looks(["frozen encoder, logistic regression"]) == [blue]
+    # a place that is taken, and names without one, get what is free
+    found = plots.looks(["frozen a", "frozen b", "mine", "word counts"])
+    assert found[0] == blue and found[3][0] == plots.COLORS[3] and len(set(found)) == 4
+    assert plots.looks([str(i) for i in range(7)]) == list(
+        zip(plots.COLORS, plots.MARKERS, strict=True)
+    )
+
+
 def test_effects_are_colored_by_what_they_show():
     named = {
         "gain": Effect(0.1, 0.05, 0.15, 5),

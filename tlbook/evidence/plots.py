@@ -4,6 +4,7 @@ All words that a figure shows beside the names of its arms stand in :data:`WORDS
 edition in another language changes them in one place.
 """
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -31,6 +32,48 @@ WORDS = {
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999")
 #: A marker for each color.
 MARKERS = "osD^vPX"
+
+
+#: A place in COLORS for what the book compares again and again, by a pattern of its name: so it
+#: looks the same on every page.
+PLACES = {
+    "frozen|encoder": 0,
+    "all layers|fine-tuned": 1,
+    "LoRA": 2,
+    "word|counts|characters|pixels": 3,
+    "last": 4,
+    "head": 5,
+    "scratch|untrained": 6,
+}
+
+
+def looks(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Return a color and a marker for each name, those of the book where it has one.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Names of arms, at most as many as there are :data:`COLORS`.
+
+    Returns
+    -------
+    list of (str, str)
+        A color and a marker by name. Names without a place, and those whose place is taken, get
+        the first that are free.
+
+    Raises
+    ------
+    ValueError
+        There are more names than colors to tell them apart.
+    """
+    if len(names) > len(COLORS):
+        raise ValueError(f"{len(names)} arms, but {len(COLORS)} colors: choose some by arms=")
+    known = {name: [PLACES[p] for p in PLACES if re.search(p, name)] for name in names}
+    taken = {}
+    for name in sorted(names, key=lambda name: not known[name]):  # those with a place come first
+        free = [place for place in range(len(COLORS)) if place not in taken.values()]
+        taken[name] = next((place for place in known[name] if place in free), free[0])
+    return [(COLORS[taken[name]], MARKERS[taken[name]]) for name in names]
 
 
 def style() -> None:
@@ -82,11 +125,10 @@ def learning_curves(
         There are more arms than colors to tell them apart: choose some.
     """
     arms = comparison.arms if arms is None else arms
-    if len(arms) > len(COLORS):
-        raise ValueError(f"{len(arms)} arms, but {len(COLORS)} colors: choose some by arms=")
+    styles = looks(arms)
     ax = ax or plt.subplots()[1]
     position = _positions(comparison.budgets)
-    for arm, color, marker in zip(arms, COLORS, MARKERS, strict=False):
+    for arm, (color, marker) in zip(arms, styles, strict=True):
         effects = [comparison.score(arm, budget) for budget in comparison.budgets]
         low, value, high = (
             [100 * getattr(effect, part) for effect in effects] for part in ("low", "value", "high")
