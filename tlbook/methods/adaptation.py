@@ -19,6 +19,7 @@ import numpy as np
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
+from threadpoolctl import threadpool_limits
 
 from tlbook import checks
 from tlbook.data import Dataset, split
@@ -437,7 +438,8 @@ def _seen(weight, model, move, domains, x, ratios, outputs) -> Seen:
 def _ratios(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     """How much more frequent the source's rows are in the target, at most 20 times."""
     learner = LogisticRegression(max_iter=1000)
-    return density_ratio(source, target, estimator=learner, clip=20, folds=2)
+    with threadpool_limits(1, user_api="blas"):  # so few parameters that threads only wait
+        return density_ratio(source, target, estimator=learner, clip=20, folds=2)
 
 
 def _stacked(runs: list[tuple[dict[str, float], np.ndarray, float]]) -> Candidate:
