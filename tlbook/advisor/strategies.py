@@ -86,12 +86,15 @@ class Strategy:
         ``forecast(n_train, n_test)`` returns about how many seconds a run takes.
     megabytes : float
         Size of what has to be kept to predict.
+    is_linear : bool, default False
+        Whether it is a linear model of fixed features, which trains in seconds.
     """
 
     name: str
     run: Callable[[np.ndarray, np.ndarray, int, float], Run]
     forecast: Callable[[int, int], float]
     megabytes: float
+    is_linear: bool = False
 
 
 @dataclass(frozen=True)
@@ -228,7 +231,7 @@ def _estimator(
             1000 * (per_example + (end - middle) / len(test)),
         )
 
-    return Strategy(name, run, lambda n_train, n_test: 0.1 + n_train / 1000, megabytes)
+    return Strategy(name, run, lambda n_train, n_test: 0.1 + n_train / 1000, megabytes, tuned)
 
 
 # --- networks -----------------------------------------------------------------------------------
