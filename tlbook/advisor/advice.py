@@ -63,6 +63,8 @@ class Advice:
         What to know beside the answer.
     more : Gain, optional
         What more labels are worth, where that was measured.
+    strategy : Strategy, optional
+        The recommended strategy, to be saved.
     """
 
     answer: Answer
@@ -74,6 +76,7 @@ class Advice:
     seconds: float
     notes: tuple[str, ...]
     more: Gain | None = None
+    strategy: Strategy | None = None
 
     def __str__(self) -> str:
         table = self.answer.table.to_string(
@@ -141,6 +144,65 @@ class Advice:
             "seconds": self.seconds,
             "interrupted": self.results.interrupted,
         }
+
+    def save(self, folder: Path | str, *, seed: int = 0) -> Path:
+        """Fit the recommended strategy to all examples and write it, without pickle.
+
+        Parameters
+        ----------
+        folder : Path or str
+            A new folder. :func:`tlbook.advisor.saving.load_saved` reads it.
+        seed : int, default 0
+            Seed of the parts that the penalty is chosen on.
+
+        Returns
+        -------
+        Path
+            The folder.
+
+        Raises
+        ------
+        ValueError
+            If the strategy is not a linear model of texts.
+        FileExistsError
+            If there is such a folder.
+        """
+        from tlbook.advisor import saving
+
+        own = self.strategy
+        if own is None or not own.is_linear or self.reading.modality != "text":
+            raise ValueError(
+                f"{self.answer.recommended} cannot be saved: only counts and frozen features of "
+                "texts can be so far"
+            )
+        pipeline = own.fit(np.arange(len(self.data)), seed)
+        return saving.save(
+            folder,
+            pipeline,
+            self.data.classes,
+            self._card(),
+            strategy=own.name,
+            column=self.reading.columns["input"],
+            encoder=getattr(own.encoder, "handle", None),
+            fingerprint=getattr(own.encoder, "fingerprint", None),
+        )
+
+    def _card(self) -> str:
+        """What a reader of the saved strategy has to know."""
+        classes = ", ".join(self.data.classes)
+        notes = "".join(f"- {note}\n" for note in self.notes)
+        sentences = "\n\n".join(self.answer.sentences)
+        return (
+            f"# {self.answer.recommended} for {self.data.name}\n\n"
+            f"Fitted to {len(self.data):,} texts of {len(self.data.classes)} classes: "
+            f"{classes}.\n\n"
+            f"## Why this one\n\n{sentences}\n\n"
+            "## What was not tested\n\n"
+            "The score was measured on held-out rows of the same table. Texts of another source, "
+            "time or language may be labeled worse, and so may classes that are not in the table: "
+            "each text gets one of those above. Scores of single groups of people were not "
+            f"compared.\n\n## What to know about the data\n\n{notes or 'Nothing was noticed.'}\n"
+        )
 
     def report(self) -> str:
         """Return a page that needs no other file and no network.
@@ -263,6 +325,7 @@ def advise(
         time.monotonic() - began,
         (*seen.notes, *notes),
         more,
+        next(strategy for strategy in chosen if strategy.name == found.recommended),
     )
 
 
