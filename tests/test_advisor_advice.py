@@ -38,6 +38,21 @@ def test_a_table_becomes_an_answer(table, without_encoders):
     assert all(({5, 9} <= set(test)) == bool({5, 9} & set(test)) for _, test in parts)
 
 
+def test_more_labels_are_weighed_where_minutes_are_left(without_encoders):
+    found = tlbook.advise(planted(250), minutes=1)
+    assert found.more.labels == pytest.approx(124, abs=2) and found.more.more == 100
+    last = found.answer.sentences[-1]
+    assert "100 more labels per class" in last or "More labels are not worth it" in last
+    assert last in str(found) and advice.html.escape(last) in found.report()
+    assert found.to_dict()["more labels"]["high"] == found.more.high
+    chosen, few = strategies(found.data, []), found.data.take(np.arange(100))
+    more, text = advice._more_labels(found.answer, chosen, few, np.inf, 0, print)
+    assert more is None and "was not measured: " in text and "too few" in text
+    networks = [advice.replace(strategy, is_linear=False) for strategy in chosen]
+    more, text = advice._more_labels(found.answer, networks, found.data, np.inf, 0, print)
+    assert more is None and "trains a network" in text
+
+
 def test_the_command_writes_a_page_and_json(table, without_encoders, tmp_path, capsys):
     table["text"] += " <script>alert(1)</script>"
     table.to_csv(tmp_path / "my.csv", index=False)

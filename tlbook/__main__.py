@@ -19,6 +19,7 @@ examples:
   python -m tlbook models                     the models there are, packaged and in hub caches
   python -m tlbook models fetch bert-base-uncased     one of a hub, to work offline later
   python -m tlbook advise my.csv --minutes 5  which strategy suits your own texts or images
+  python -m tlbook predict FOLDER new.csv --out out.csv   label new texts by what advise saved
 
 The cache is the folder TLBOOK_CACHE, by default the system's place for caches.
 """
@@ -34,6 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     add_assets(commands)
     add_models(commands)
     add_advise(commands)
+    add_predict(commands)
     options = parser.parse_args(arguments)
     try:
         status = options.run(options)
@@ -187,11 +189,14 @@ def add_advise(commands: argparse._SubParsersAction) -> None:
     add("--seed", type=int, default=0, help="of the splits and of training")
     add("--report", type=Path, help="write a page to read (HTML)")
     add("--json", type=Path, help="write what was found (JSON)")
+    add("--save", type=Path, metavar="FOLDER", help="fit the recommended to all rows and save it")
     command.set_defaults(run=advise)
 
 
 def advise(options: argparse.Namespace) -> int:
-    for path in filter(None, (options.report, options.json)):
+    if options.save and options.save.exists():
+        return fail(f"{options.save} exists; save into a new folder.")
+    for path in filter(None, (options.report, options.json, options.save)):
         if not path.parent.is_dir():  # said now, not after five minutes
             return fail(f"There is no folder {path.parent} for {path.name}: make it first.")
     began = time.monotonic()  # loading the libraries counts too
@@ -215,6 +220,26 @@ def advise(options: argparse.Namespace) -> int:
     if options.json:
         content = json.dumps(found.to_dict(), indent=2, ensure_ascii=False)
         options.json.write_text(content + "\n", encoding="utf-8")
+    if options.save:
+        print(f"Saved in {found.save(options.save, seed=options.seed)}")
+    return 0
+
+
+def add_predict(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser("predict", help="label new texts by what advise saved")
+    add = command.add_argument
+    add("folder", type=Path, help="what advise --save wrote")
+    add("source", type=Path, help="CSV, TSV or JSON lines")
+    add("--out", type=Path, required=True, help="CSV to write; an unfinished one goes on")
+    add("--text", help="column of the texts (default: as in the table that was learned from)")
+    command.set_defaults(run=predict)
+
+
+def predict(options: argparse.Namespace) -> int:
+    from tlbook.advisor import saving
+
+    rows = saving.predict_file(options.folder, options.source, options.out, column=options.text)
+    print(f"{rows} rows in {options.out}")
     return 0
 
 

@@ -7,7 +7,8 @@ import html
 import importlib.util
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,10 @@ from scipy.sparse.csgraph import connected_components
 from tlbook import checks
 from tlbook.advisor.answer import Answer, answer
 from tlbook.advisor.audit import Audit, audit, read_by
+from tlbook.advisor.curve import Gain, measure, worth
 from tlbook.advisor.reading import Reading, read
 from tlbook.advisor.search import Results, search
-from tlbook.advisor.strategies import CONTROL, Encoded, strategies, timed
+from tlbook.advisor.strategies import CONTROL, Encoded, Strategy, strategies, timed
 from tlbook.advisor.transferability import logme, nearest_neighbor, probe
 from tlbook.data import Dataset
 from tlbook.sources import hubs
@@ -59,6 +61,10 @@ class Advice:
         How long it took.
     notes : tuple of str
         What to know beside the answer.
+    more : Gain, optional
+        What more labels are worth, where that was measured.
+    strategy : Strategy, optional
+        The recommended strategy, to be saved.
     """
 
     answer: Answer
@@ -69,6 +75,8 @@ class Advice:
     data: Dataset
     seconds: float
     notes: tuple[str, ...]
+    more: Gain | None = None
+    strategy: Strategy | None = None
 
     def __str__(self) -> str:
         table = self.answer.table.to_string(
@@ -123,6 +131,7 @@ class Advice:
             "expected": effect(self.answer.expected),
             "gain": effect(self.answer.gain),
             "to best": effect(self.answer.to_best),
+            "more labels": None if self.more is None else asdict(self.more),
             "sentences": list(self.answer.sentences),
             "strategies": _records(self.answer.table),
             "left out": self.results.left_out,
@@ -135,6 +144,65 @@ class Advice:
             "seconds": self.seconds,
             "interrupted": self.results.interrupted,
         }
+
+    def save(self, folder: Path | str, *, seed: int = 0) -> Path:
+        """Fit the recommended strategy to all examples and write it, without pickle.
+
+        Parameters
+        ----------
+        folder : Path or str
+            A new folder. :func:`tlbook.advisor.saving.load_saved` reads it.
+        seed : int, default 0
+            Seed of the parts that the penalty is chosen on.
+
+        Returns
+        -------
+        Path
+            The folder.
+
+        Raises
+        ------
+        ValueError
+            If the strategy is not a linear model of texts.
+        FileExistsError
+            If there is such a folder.
+        """
+        from tlbook.advisor import saving
+
+        own = self.strategy
+        if own is None or not own.is_linear or self.reading.modality != "text":
+            raise ValueError(
+                f"{self.answer.recommended} cannot be saved: only counts and frozen features of "
+                "texts can be so far"
+            )
+        pipeline = own.fit(np.arange(len(self.data)), seed)
+        return saving.save(
+            folder,
+            pipeline,
+            self.data.classes,
+            self._card(),
+            strategy=own.name,
+            column=self.reading.columns["input"],
+            encoder=getattr(own.encoder, "handle", None),
+            fingerprint=getattr(own.encoder, "fingerprint", None),
+        )
+
+    def _card(self) -> str:
+        """What a reader of the saved strategy has to know."""
+        classes = ", ".join(self.data.classes)
+        notes = "".join(f"- {note}\n" for note in self.notes)
+        sentences = "\n\n".join(self.answer.sentences)
+        return (
+            f"# {self.answer.recommended} for {self.data.name}\n\n"
+            f"Fitted to {len(self.data):,} texts of {len(self.data.classes)} classes: "
+            f"{classes}.\n\n"
+            f"## Why this one\n\n{sentences}\n\n"
+            "## What was not tested\n\n"
+            "The score was measured on held-out rows of the same table. Texts of another source, "
+            "time or language may be labeled worse, and so may classes that are not in the table: "
+            "each text gets one of those above. Scores of single groups of people were not "
+            f"compared.\n\n## What to know about the data\n\n{notes or 'Nothing was noticed.'}\n"
+        )
 
     def report(self) -> str:
         """Return a page that needs no other file and no network.
@@ -234,6 +302,11 @@ def advise(
         margin=margin,
         sizes={strategy.name: strategy.megabytes for strategy in chosen},
     )
+    more = None
+    if not results.interrupted:
+        ends = began + 60 * minutes * (1 - ON_ANSWER / 3)
+        more, text = _more_labels(found, chosen, data, ends, seed, say)
+        found = replace(found, sentences=(*found.sentences, text))
     enough = len(results.parts) / 2
     notes += [
         f"{name}: {why}."
@@ -251,7 +324,36 @@ def advise(
         data,
         time.monotonic() - began,
         (*seen.notes, *notes),
+        more,
+        next(strategy for strategy in chosen if strategy.name == found.recommended),
     )
+
+
+def _more_labels(
+    found: Answer,
+    chosen: list[Strategy],
+    data: Dataset,
+    deadline: float,
+    seed: int,
+    say: Callable[[str], None],
+) -> tuple[Gain | None, str]:
+    """What more labels are worth to the recommended strategy, if the minutes left suffice."""
+    unknown = "How many more labels are worth it was not measured"
+    by_name = {strategy.name: strategy for strategy in chosen}
+    own = by_name[found.recommended]
+    if not own.is_linear:
+        return None, f"{unknown}: {own.name} trains a network, which takes too long for a curve."
+    try:
+        curve = measure(own, data, deadline=deadline, seed=seed, say=say)
+    except KeyboardInterrupt:
+        return None, f"{unknown}: it was interrupted."
+    except ValueError as error:
+        return None, f"{unknown}: {error}."
+    control = None
+    if found.control not in (own.name, "majority"):
+        with suppress(ValueError, KeyboardInterrupt):
+            control = measure(by_name[found.control], data, deadline=deadline, seed=seed, say=say)
+    return worth(curve, control, labels=len(data) / len(data.classes), margin=found.margin)
 
 
 def _encoders(

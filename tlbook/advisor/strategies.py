@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, clone
 from sklearn.dummy import DummyClassifier
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
@@ -86,12 +86,21 @@ class Strategy:
         ``forecast(n_train, n_test)`` returns about how many seconds a run takes.
     megabytes : float
         Size of what has to be kept to predict.
+    is_linear : bool, default False
+        Whether it is a linear model of fixed features, which trains in seconds.
+    fit : callable, optional
+        ``fit(rows, seed)`` returns the fitted pipeline of a linear model.
+    encoder : TextEncoder, ImageEncoder or SavedModelEncoder, optional
+        The encoder whose frozen features it reads.
     """
 
     name: str
     run: Callable[[np.ndarray, np.ndarray, int, float], Run]
     forecast: Callable[[int, int], float]
     megabytes: float
+    is_linear: bool = False
+    fit: Callable[[np.ndarray, int], BaseEstimator] | None = None
+    encoder: object = None
 
 
 @dataclass(frozen=True)
@@ -177,7 +186,13 @@ def strategies(data: Dataset, encoded: list[Encoded]) -> list[Strategy]:
         name = f"frozen {each.handle}" if len(encoded) > 1 else "frozen features"
         found.append(
             _estimator(
-                name, linear_head(), each.vectors, data, each.megabytes, per_example=each.cpu
+                name,
+                linear_head(),
+                each.vectors,
+                data,
+                each.megabytes,
+                per_example=each.cpu,
+                encoder=each.encoder,
             )
         )
     for each in encoded:
@@ -194,32 +209,44 @@ def _counting(**how) -> BaseEstimator:
 
 
 def _estimator(
-    name: str, model: BaseEstimator, x, data: Dataset, megabytes: float, *, per_example: float = 0.0
+    name: str,
+    model: BaseEstimator,
+    x,
+    data: Dataset,
+    megabytes: float,
+    *,
+    per_example: float = 0.0,
+    encoder=None,
 ) -> Strategy:
     """A linear model whose penalty is chosen on the training rows."""
     tuned = hasattr(model, "steps")
     if tuned:
         model.set_params(logisticregression__class_weight="balanced")
 
-    def run(train: np.ndarray, test: np.ndarray, seed: int, deadline: float) -> Run:
-        began = time.process_time()
-        y, groups = data.y[train], data.groups[train]
+    def fit(rows: np.ndarray, seed: int) -> BaseEstimator:
+        y, groups, fitted, options = data.y[rows], data.groups[rows], clone(model), {}
+        if tuned:
+            alone = len(np.unique(groups)) == len(groups)
+            folder = StratifiedKFold if alone else StratifiedGroupKFold
+            fitted = GridSearchCV(
+                fitted,
+                {"logisticregression__C": PENALTIES},
+                cv=folder(3, shuffle=True, random_state=seed),
+                scoring="balanced_accuracy",
+                error_score=0.0,
+            )
+            options = {"groups": groups}
         # small models spend more on waking threads than on their own arithmetic
         with threadpool_limits(1, user_api="blas"), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a rare class may be missing from a fold
-            fitted = model
-            if tuned:
-                alone = len(np.unique(groups)) == len(groups)
-                folder = StratifiedKFold if alone else StratifiedGroupKFold
-                fitted = GridSearchCV(
-                    model,
-                    {"logisticregression__C": PENALTIES},
-                    cv=folder(3, shuffle=True, random_state=seed),
-                    scoring="balanced_accuracy",
-                    error_score=0.0,
-                )
-            fitted = fitted.fit(x[train], y, **({"groups": groups} if tuned else {}))
-            middle = time.process_time()
+            fitted.fit(x[rows], y, **options)
+        return fitted.best_estimator_ if tuned else fitted
+
+    def run(train: np.ndarray, test: np.ndarray, seed: int, deadline: float) -> Run:
+        began = time.process_time()
+        fitted = fit(train, seed)
+        middle = time.process_time()
+        with threadpool_limits(1, user_api="blas"):
             predicted = fitted.predict(x[test])
         end = time.process_time()
         return Run(
@@ -228,7 +255,10 @@ def _estimator(
             1000 * (per_example + (end - middle) / len(test)),
         )
 
-    return Strategy(name, run, lambda n_train, n_test: 0.1 + n_train / 1000, megabytes)
+    def forecast(n_train: int, n_test: int) -> float:
+        return 0.1 + n_train / 1000
+
+    return Strategy(name, run, forecast, megabytes, tuned, fit, encoder)
 
 
 # --- networks -----------------------------------------------------------------------------------

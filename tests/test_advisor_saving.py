@@ -1,0 +1,172 @@
+"""A saved strategy predicts as the fitted one did; what was tampered with is refused."""
+
+import json
+import tracemalloc
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tests.test_advisor_audit import planted
+from tlbook import __main__ as command
+from tlbook.advisor import advice, saving
+from tlbook.advisor.reading import read
+from tlbook.advisor.strategies import Encoded, strategies
+
+
+@pytest.fixture(scope="module")
+def data():
+    return read(planted(80)).data
+
+
+@pytest.fixture(scope="module")
+def fitted(data):
+    found = {s.name: s for s in strategies(data, [])}
+    return {n: found[n].fit(np.arange(len(data)), 0) for n in ("word counts", "letter counts")}
+
+
+def write(folder, pipeline, data):
+    return saving.save(folder, pipeline, data.classes, "# card\n", encoder=None, column="text")
+
+
+@pytest.fixture
+def folder(fitted, data, tmp_path):
+    return write(tmp_path / "saved", fitted["word counts"], data)
+
+
+def test_it_predicts_as_it_was_fitted(fitted, data, tmp_path):
+    new = [*data.x, "unseen words only", "ħ ünï 漢字", ""]
+    for name, pipeline in fitted.items():
+        saved = saving.load_saved(write(tmp_path / name, pipeline, data))
+        expected = np.array(data.classes)[pipeline.predict(new)]
+        assert saved.predict(new).tolist() == expected.tolist()
+        given = pipeline.decision_function(new)
+        ours = saved.reader.transform(new) @ saved.weights["coef"].T + saved.weights["intercept"]
+        assert np.allclose(ours.ravel(), given)
+    assert saved.predict([]).tolist() == []
+
+
+def test_three_classes_too(data, tmp_path):
+    y = np.arange(len(data)) % 3
+    three = advice.replace(data, y=y, classes=("a", "b", "c"))
+    pipeline = strategies(three, [])[1].fit(np.arange(len(data)), 0)
+    saved = saving.load_saved(write(tmp_path / "three", pipeline, three))
+    assert (
+        saved.predict(data.x).tolist()
+        == np.array(["a", "b", "c"])[pipeline.predict(data.x)].tolist()
+    )
+
+
+def test_frozen_features_keep_their_encoder(data, tmp_path, monkeypatch):
+    class Encoder:
+        handle, fingerprint = "toy", "f1"
+
+    def vectors(encoder, texts, **options):
+        return np.array([[len(t), t.count("a"), t.count("e"), 1] for t in texts], np.float32)
+
+    monkeypatch.setattr(saving, "features", vectors)
+    monkeypatch.setattr("tlbook.sources.pretrained.load", lambda handle: Encoder())
+    encoded = Encoded("toy", Encoder(), vectors(None, data.x), 0.01, 0.01, 1.0)
+    own = next(s for s in strategies(data, [encoded]) if s.name == "frozen features")
+    pipeline = own.fit(np.arange(len(data)), 0)
+    place = saving.save(
+        tmp_path / "f", pipeline, data.classes, "", encoder="toy", fingerprint="f1", column="text"
+    )
+    expected = np.array(data.classes)[pipeline.predict(encoded.vectors)]
+    assert saving.load_saved(place).predict(data.x).tolist() == expected.tolist()
+    Encoder.fingerprint = "f2"
+    with pytest.raises(ValueError, match="encoder toy is not the one"):
+        saving.load_saved(place)
+
+
+def test_what_is_foreign_or_changed_is_refused(folder, fitted, data, tmp_path):
+    with pytest.raises(FileExistsError, match="new folder"):
+        write(folder, fitted["word counts"], data)
+    for place in (tmp_path, tmp_path / "none"):
+        with pytest.raises(ValueError, match="holds no strategy"):
+            saving.load_saved(place)
+    about = json.loads((folder / "model.json").read_text())
+    weights = (folder / "weights.safetensors").read_bytes()
+    (folder / "weights.safetensors").write_bytes(weights[:-1] + b"x")
+    with pytest.raises(ValueError, match=r"weights\.safetensors was changed"):
+        saving.load_saved(folder)
+    (folder / "weights.safetensors").write_bytes(weights)
+    for change, words in (
+        ({"classes": ["a", "b", "c"]}, "does not fit"),
+        ({"format": "other"}, "holds no strategy"),
+        ({"counting": {}}, "does not fit"),
+    ):
+        (folder / "model.json").write_text(json.dumps(about | change))
+        with pytest.raises(ValueError, match=words):
+            saving.load_saved(folder)
+
+
+def test_a_file_is_labeled_and_goes_on_where_it_stopped(folder, data, tmp_path, monkeypatch):
+    texts = [*data.x[:23], " ", 'a "quoted"\nline, with all']
+    source, whole, part = tmp_path / "new.csv", tmp_path / "whole.csv", tmp_path / "part.csv"
+    pd.DataFrame({"id": range(25), "text": texts}).to_csv(source, index=False)
+    assert saving.predict_file(folder, source, whole, chunk=4) == 25
+    table = pd.read_csv(whole, keep_default_na=False)
+    assert table["row"].tolist() == list(range(1, 26)) and table["label"][23] == ""
+    model = saving.load_saved(folder)
+    assert table["label"][:23].tolist() == model.predict(data.x[:23]).tolist()
+
+    calls, real = [], saving.Saved.predict
+
+    def stops(self, texts):
+        calls.append(len(texts))
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return real(self, texts)
+
+    monkeypatch.setattr(saving.Saved, "predict", stops)
+    with pytest.raises(KeyboardInterrupt):
+        saving.predict_file(folder, source, part, chunk=4)
+    with part.open("ab") as file:
+        file.write(b"13,half a li" * 50)
+    assert saving.predict_file(folder, source, part, chunk=5) == 25
+    assert sum(calls[4:]) == 25 - 12 - 1 and part.read_bytes() == whole.read_bytes()
+    assert not list(tmp_path.glob("*.progress*"))
+    with pytest.raises(ValueError, match="exists and is no part of this work"):
+        saving.predict_file(folder, source, part)
+
+
+def test_memory_stays_flat(folder, tmp_path):
+    def peak(rows):
+        source = tmp_path / f"{rows}.csv"
+        source.write_text("text\n" + "some words of a text\n" * rows)
+        tracemalloc.start()
+        saving.predict_file(folder, source, tmp_path / f"{rows}.out", chunk=200)
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return found
+
+    peak(200)
+    assert peak(8000) < 1.5 * peak(800)
+
+
+def test_bad_files_get_one_sentence(folder, tmp_path):
+    out = tmp_path / "out.csv"
+    (tmp_path / "a.csv").write_text("words\nx\n")
+    for name, words in (("a.csv", "no column 'text'"), ("none.csv", "there is no file")):
+        with pytest.raises(ValueError, match=words):
+            saving.predict_file(folder, tmp_path / name, out)
+    assert saving.predict_file(folder, tmp_path / "a.csv", out, column="words") == 1
+
+
+def test_the_commands(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(advice, "_encoders", lambda reading, *rest: ([], reading))
+    monkeypatch.setattr(advice, "_more_labels", lambda *rest: (None, "Unknown."))
+    table, place = tmp_path / "my.csv", tmp_path / "saved"
+    planted(80).to_csv(table, index=False)
+    assert command.main(["advise", str(table), "--minutes", "1", "--save", str(place)]) == 0
+    assert (
+        "# " in (place / "README.md").read_text() and "Expect" in (place / "README.md").read_text()
+    )
+    out = tmp_path / "out.csv"
+    assert command.main(["predict", str(place), str(table), "--out", str(out)]) == 0
+    assert "80 rows" in capsys.readouterr().out
+    right = pd.read_csv(out)["label"].astype(str) == planted(80)["label"].astype(str)
+    assert right.mean() > 0.9
+    assert command.main(["advise", str(table), "--save", str(place)]) == 1
+    assert "new folder" in capsys.readouterr().err
