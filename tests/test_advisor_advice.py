@@ -13,11 +13,19 @@ from tlbook.advisor import advice
 from tlbook.advisor.reading import read
 from tlbook.advisor.strategies import Encoded, OutOfTime, strategies
 
+MORE_LABELS = advice._more_labels
+
 
 @pytest.fixture
 def without_encoders(monkeypatch):
-    """No encoder is loaded: counts alone compete."""
+    """No encoder is loaded: counts alone compete. What more labels are worth is not measured."""
     monkeypatch.setattr(advice, "_encoders", lambda reading, *rest: ([], reading))
+    monkeypatch.setattr(advice, "_more_labels", lambda *rest: (None, "It was not measured."))
+
+
+@pytest.fixture
+def with_curve(without_encoders, monkeypatch):
+    monkeypatch.setattr(advice, "_more_labels", MORE_LABELS)
 
 
 @pytest.fixture
@@ -38,7 +46,7 @@ def test_a_table_becomes_an_answer(table, without_encoders):
     assert all(({5, 9} <= set(test)) == bool({5, 9} & set(test)) for _, test in parts)
 
 
-def test_more_labels_are_weighed_where_minutes_are_left(without_encoders):
+def test_more_labels_are_weighed_where_minutes_are_left(with_curve):
     found = tlbook.advise(planted(250), minutes=1)
     assert found.more.labels == pytest.approx(124, abs=2) and found.more.more == 100
     last = found.answer.sentences[-1]

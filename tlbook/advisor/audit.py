@@ -183,7 +183,7 @@ def audit(
         first = np.flatnonzero(near == np.flatnonzero(np.bincount(near) > 1)[0])[:2]
         shown = " and ".join(str(data.extra["row"][row] + 1) for row in first)
         notes.append(
-            f"{pairs} examples are nearly copies of others, such as rows {shown}: they stay on one "
+            f"Nearly copies of others: {pairs}, such as rows {shown}; they stay on one "
             "side of each split."
         )
     groupings = tuple(
