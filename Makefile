@@ -15,8 +15,8 @@ PIP := $(PY) -m pip --disable-pip-version-check
 READY := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help book outputs serve test quick fuzz check replicate bench experiments export gettext
-.PHONY: ledger lock assets linkcheck clean
+.PHONY: help book outputs print serve test quick fuzz check replicate bench experiments export gettext
+.PHONY: ledger edition lock assets linkcheck clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ book: $(READY) ## run the chapters that are stale and build the book
 
 outputs: $(READY) ## pack the outputs of the last build, for a release
 	@$(PY) -m tools.outputs
+
+print: book ## put all pages on one, and print it to a PDF where Chromium is installed
+	@$(PY) -m tools.paper
 
 serve: book ## build the book and serve it at http://localhost:8000 (PORT=...)
 	@$(PY) -m http.server $(PORT) --bind localhost --directory _build/html
@@ -66,6 +69,9 @@ gettext: $(READY) ## write the texts for translators to _build/gettext, a file a
 
 ledger: $(READY) ## accept the findings of the last build as the record
 	@$(PY) -m tools.ledger
+
+edition: $(READY) ## keep the verdicts of a release, to say later what changed since
+	@$(PY) -m tools.editions
 
 lock: $(READY) ## write constraints.txt from pyproject.toml (UPGRADE=1: newest versions)
 	@$(PY) -m tools.lock $(if $(UPGRADE),--upgrade)

@@ -1,8 +1,10 @@
 """The export: MyST chapters as notebooks that Jupyter, GitHub and Colab can read."""
 
+import hashlib
 import re
 import shutil
 import sys
+import zipfile
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import SimpleNamespace
@@ -414,9 +416,17 @@ def test_published_notebook_reads_before_it_runs(book):
     (book.root / published.FOLDER).mkdir(parents=True)
     (book.root / published.FOLDER / "gone.ipynb").touch()
     published.publish(runs, export.export(book)[0])
-    assert {path.stem for path in (book.root / published.FOLDER).iterdir()} == {
-        path.stem for path in book.chapters
-    }
+    folder = book.root / published.FOLDER
+    assert {path.stem for path in folder.glob("*.ipynb")} == {path.stem for path in book.chapters}
+    archive = (folder / published.ARCHIVE).read_bytes()
+    digest = hashlib.sha256(archive).hexdigest()
+    said = (folder / f"{published.ARCHIVE}.sha256").read_text()
+    assert said == f"{digest}  {published.ARCHIVE}\n"
+    with zipfile.ZipFile(folder / published.ARCHIVE) as packed:
+        assert packed.namelist() == [f"notebooks-main/{c.stem}.ipynb" for c in book.chapters]
+        assert packed.read(packed.namelist()[0]) == (folder / "01-sample.ipynb").read_bytes()
+    published.pack(folder, "main")
+    assert (folder / published.ARCHIVE).read_bytes() == archive  # the same bytes another time
     notebook = nbformat.read(book.root / published.FOLDER / "01-sample.ipynb", as_version=4)
     nbformat.validate(notebook)
     text = "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")

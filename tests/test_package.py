@@ -26,6 +26,7 @@ ROOMS = [
     "evidence",
     "keras",
     "methods",
+    "advisor",
     "__main__",
 ]
 
@@ -56,7 +57,7 @@ def test_waiting_threads_leave_the_processor_unless_the_user_says_otherwise(chos
     [
         *("data", "sources.assets", "sources.hubs", "sources.texts", "evidence.comparison"),
         *("evidence.claims", "evidence.plots", "methods.weighting", "methods.selection"),
-        "methods.adaptation",
+        *("methods.adaptation", "advisor.reading"),
     ],
 )
 def test_modules_without_networks_load_no_framework(module):

@@ -1,12 +1,15 @@
 """What is made of the pages on their way to the site."""
 
+import json
 import re
+from types import SimpleNamespace
 
 import pytest
 from bs4 import BeautifulSoup
 from docutils import nodes
+from matplotlib import image
 
-from tools import ran, site
+from tools import card, ran, site
 
 
 def rendered(frame):
@@ -96,3 +99,26 @@ def test_a_long_sentence_ends_between_words():
 )
 def test_what_a_chapter_takes(cost, said):
     assert ran.takes(cost) == said
+
+
+def app(folder, baseurl="https://example.org/book/"):
+    config = SimpleNamespace(html_baseurl=baseurl, html_title="A book")
+    builder = SimpleNamespace(name="html")
+    return SimpleNamespace(srcdir=folder, outdir=folder / "html", config=config, builder=builder)
+
+
+def test_the_card_has_a_dot_for_each_finding(tmp_path):
+    assert card.tags(app(tmp_path)) == {}
+    card.make(app(tmp_path), None)  # a book without a ledger
+    assert not (tmp_path / "html").exists()
+    finding = {"interval": [0.1, 0.3], "effect": 0.2, "unit": "points", "verdict": "supported"}
+    ledger = {"C1": {"findings": [finding, finding | {"unit": "percent"}]}}  # no id
+    (tmp_path / card.RECORD).parent.mkdir(parents=True)
+    (tmp_path / card.RECORD).write_text(json.dumps(ledger))
+    card.make(app(tmp_path), None)
+    pixels = image.imread(tmp_path / "html" / card.FILE)
+    assert pixels.shape[:2] == card.SIZE[::-1]
+    card.draw({"C1": {"findings": []}}, "A book", tmp_path / "empty.png")  # no id
+    assert (pixels != image.imread(tmp_path / "empty.png")).any()
+    assert card.tags(app(tmp_path))["og:image"] == "https://example.org/book/_static/card.png"
+    assert card.tags(app(tmp_path, "")) == {}

@@ -42,6 +42,7 @@ HOMES = {
     "evidence.episodes": "episode_accuracy",
     "evidence.recording": "recorded",
     "evidence.wording": "in_words",
+    "advisor.advice": "advise",
     "evidence": "claims guide plots pooling",
     "sources": "assets hubs",
 }

@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,6 +18,7 @@ examples:
   python -m tlbook assets verify              compare the cache with the archives' hashes
   python -m tlbook models                     the models there are, packaged and in hub caches
   python -m tlbook models fetch bert-base-uncased     one of a hub, to work offline later
+  python -m tlbook advise my.csv --minutes 5  which strategy suits your own texts or images
 
 The cache is the folder TLBOOK_CACHE, by default the system's place for caches.
 """
@@ -31,6 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     add_assets(commands)
     add_models(commands)
+    add_advise(commands)
     options = parser.parse_args(arguments)
     try:
         status = options.run(options)
@@ -167,6 +170,51 @@ def list_models(options: argparse.Namespace) -> int:
 def fetch_model(options: argparse.Namespace) -> int:
     os.environ.setdefault("TFHUB_DOWNLOAD_PROGRESS", "1" if sys.stdout.isatty() else "")
     print(f"{options.handle}: {hubs.folder(options.handle, options.revision)}")
+    return 0
+
+
+def add_advise(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser("advise", help="which strategy suits your own texts or images")
+    add = command.add_argument
+    add("source", type=Path, help="CSV, TSV, Parquet, JSON lines, or a folder of images by class")
+    add("--text", help="column of the texts")
+    add("--image", help="column of the paths of images")
+    add("--label", help="column of the class names")
+    add("--group", help="column that says which rows belong together, such as an author")
+    add("--minutes", type=float, default=5.0, help="how long it may take (default: 5)")
+    add("--margin", type=float, default=1.0, help="points that do not matter (default: 1)")
+    add("--encoder", action="append", help="a model to try; may be given several times")
+    add("--seed", type=int, default=0, help="of the splits and of training")
+    add("--report", type=Path, help="write a page to read (HTML)")
+    add("--json", type=Path, help="write what was found (JSON)")
+    command.set_defaults(run=advise)
+
+
+def advise(options: argparse.Namespace) -> int:
+    for path in filter(None, (options.report, options.json)):
+        if not path.parent.is_dir():  # said now, not after five minutes
+            return fail(f"There is no folder {path.parent} for {path.name}: make it first.")
+    began = time.monotonic()  # loading the libraries counts too
+    from tlbook.advisor import advice
+
+    found = advice.advise(
+        options.source,
+        text=options.text,
+        image=options.image,
+        label=options.label,
+        group=options.group,
+        minutes=max(0.01, options.minutes - (time.monotonic() - began) / 60),
+        margin=options.margin / 100,
+        encoders=options.encoder,
+        seed=options.seed,
+        say=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+    print(found)
+    if options.report:
+        options.report.write_text(found.report(), encoding="utf-8")
+    if options.json:
+        content = json.dumps(found.to_dict(), indent=2, ensure_ascii=False)
+        options.json.write_text(content + "\n", encoding="utf-8")
     return 0
 
 

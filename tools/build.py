@@ -153,7 +153,8 @@ def remove_old_pages(book: Book) -> None:
     html = book.root / "_build" / "html"
     pages = {html / page.relative_to(book.root).with_suffix(".html") for page in book.pages}
     own = {html / name for name in ("index.html", "search.html", "genindex.html", "404.html")}
-    if {*html.glob("*.html"), *(html / "chapters").glob("*.html")} - pages - own:
+    there = {page for folder in (".", "chapters", "api") for page in (html / folder).glob("*.html")}
+    if there - pages - own:
         shutil.rmtree(html)
         shutil.rmtree(book.root / "_build" / DOCTREES, ignore_errors=True)
 

@@ -5,17 +5,23 @@ which in the repository are folded cells that say them.
 """
 
 import ast
+import hashlib
 import re
+import zipfile
 from pathlib import Path
 
 import nbformat
 from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell
 
+from tlbook.sources.cache import whole
+from tools import source
 from tools.book import Book, write
 from tools.notebook import said
 
 FOLDER = Path("_build", "html", "notebooks")
+#: All of them in one file, with its hash beside.
+ARCHIVE = "notebooks.zip"
 #: Outputs that carry a value for the prose and show nothing.
 VALUE = "application/papermill.record/"
 #: Outputs for the ledger, with a text beside.
@@ -41,6 +47,30 @@ def publish(book: Book, notebooks: dict[Path, str]) -> None:
             notebook = filled(nbformat.reads(text, as_version=4), book.executed(chapter))
             folder.mkdir(parents=True, exist_ok=True)
             write(folder / f"{chapter.name}.ipynb", nbformat.writes(notebook) + "\n")
+    if folder.is_dir():
+        pack(folder, source.Book(book.root).version)
+
+
+def pack(folder: Path, version: str) -> None:
+    """Pack the notebooks of a folder, and write the hash of the archive.
+
+    The same notebooks give the same bytes.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        Where they are, and where the archive goes to.
+    version : str
+        Names the folder in the archive.
+    """
+    archive = folder / ARCHIVE
+    with whole(archive) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as packed:
+        for file in sorted(folder.glob("*.ipynb")):
+            entry = zipfile.ZipInfo(f"notebooks-{version}/{file.name}")  # dated 1980, always
+            entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
+            packed.writestr(entry, file.read_bytes())
+    digest = hashlib.sha256(archive.read_bytes()).hexdigest()
+    write(folder / f"{ARCHIVE}.sha256", f"{digest}  {ARCHIVE}\n")
 
 
 def filled(notebook: NotebookNode, executed: NotebookNode) -> NotebookNode:

@@ -11,6 +11,8 @@ from urllib.parse import quote, urlsplit
 from bs4 import BeautifulSoup
 from docutils import nodes
 
+from tools import card
+
 #: Characters of a description that search engines show.
 SHOWN = 160
 NOT_FOUND = "404"
@@ -49,8 +51,9 @@ def page(app, name: str, template: str, context: dict, doctree: nodes.document |
         context["body"] = body.replace('<summary aria-label="Toggle hidden content">', "<summary>")
     if doctree is not None:
         text, title = description(doctree), re.sub(r"<.*?>", "", context["title"])
-        about = {"og:title": html.unescape(title), "og:site_name": app.config.project}
+        about = {"og:title": html.unescape(title), "og:site_name": app.config.html_title}
         about |= {"og:type": "article", "og:description": text, "og:url": context["pageurl"]}
+        about |= (picture := card.tags(app))
         tags = [
             f'<meta property="{key}" content="{html.escape(about[key])}"/>'
             for key in about
@@ -58,7 +61,8 @@ def page(app, name: str, template: str, context: dict, doctree: nodes.document |
         ]
         if text:
             tags.append(f'<meta name="description" content="{html.escape(text)}"/>')
-        tags.append('<meta name="twitter:card" content="summary"/>')
+        shape = "summary_large_image" if picture else "summary"
+        tags.append(f'<meta name="twitter:card" content="{shape}"/>')
         context["metatags"] = context.get("metatags", "") + "\n".join(tags)
     elif name == NOT_FOUND:  # a server shows it at any depth
         base = html.escape(urlsplit(app.config.html_baseurl).path or "/")
@@ -140,4 +144,5 @@ def setup(app) -> dict:
     app.connect("html-page-context", page)
     app.connect("html-collect-pages", missing_page)
     app.connect("build-finished", for_robots)
+    app.connect("build-finished", card.make)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

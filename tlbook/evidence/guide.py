@@ -86,14 +86,17 @@ class Rule:
         A question about the reader's project.
     cases : tuple of Case
         What the answer may depend on.
-    claim : str
-        The id of a claim whose findings, taken together, say what to expect of new data; may be
-        empty.
+    tried : tuple of Look
+        All that bears on the question and says, taken together, what to expect of new data; may
+        be empty. The setting of such a look is a part of the settings meant, its subject is empty.
+    note : str
+        A sentence that explains the question's words; may be empty.
     """
 
     question: str
     cases: tuple[Case, ...]
-    claim: str = ""
+    tried: tuple[Look, ...] = ()
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -108,11 +111,14 @@ class Answer:
         A few words of advice for each case.
     text : str
         The answer in full, with a link to the chapter that measured it.
+    expected : tuple of Effect
+        Predictions for one more data set, one for each line of the text that has one.
     """
 
     question: str
     short: dict[str, str]
     text: str
+    expected: tuple[Effect, ...] = ()
 
     def _repr_markdown_(self) -> str:
         return self.text
@@ -143,7 +149,15 @@ def answer(rule: Rule | str, ledger: Ledger | None = None) -> Answer:
             raise LookupError(f"no rule {rule!r}: choose one of {', '.join(RULES)}")
         rule = RULES[rule]
     ledger = claims.ledger() if ledger is None else ledger
-    short, parts = {}, []
+    short, parts, expected = {}, [rule.note] if rule.note else [], []
+
+    def expect(findings: Sequence[Mapping[str, Any]], start: str = "") -> None:
+        effects = [claims.effect_of(f) for f in findings if f["unit"] == "points"]
+        if len(effects) >= POOLED_FROM:
+            pooled = pool(effects)
+            expected.append(pooled.prediction)
+            parts.append(start + _expected(pooled.mean.value, pooled.prediction, len(effects)))
+
     for case in rule.cases:
         findings = [find(look, ledger, rule.question) for look in case.looks]
         doubt, lead, why = advice(case, findings)
@@ -151,18 +165,46 @@ def answer(rule: Rule | str, ledger: Ledger | None = None) -> Answer:
         said = f"{_upper(doubt)}. " if doubt else ""
         parts.append(f"*{_upper(case.when)}* → {said}**{_upper(lead)}:** {why}")
         parts.append("\n".join(map(_line, case.looks, findings)))
-        effects = [claims.effect_of(f) for f in findings if f["unit"] == "points"]
-        if not rule.claim and len(effects) >= POOLED_FROM:
-            pooled = pool(effects)
-            parts.append(_expected(pooled.mean.value, pooled.prediction, len(effects)))
-    if rule.claim:
-        if rule.claim not in ledger:
-            raise LookupError(f"the rule {rule.question!r} needs {rule.claim}, not in the ledger")
-        if pooled := ledger[rule.claim]["pooled"]:
-            limits = Effect(pooled["mean"], *pooled["prediction"], pooled["findings"])
-            words = _expected(pooled["mean"], limits, pooled["findings"])
-            parts.append(f"All that we tried of this, also elsewhere in the book: {words}")
-    return Answer(rule.question, short, "\n\n".join(parts))
+        if not rule.tried:
+            expect(findings)
+    if rule.tried:
+        expect(alike(rule, ledger), "All that we tried of this question, also elsewhere: ")
+    return Answer(rule.question, short, "\n\n".join(parts), tuple(expected))
+
+
+def alike(rule: Rule, ledger: Ledger) -> list[dict[str, Any]]:
+    """Return all findings that bear on a question, each once, signed as its rule wants them.
+
+    Parameters
+    ----------
+    rule : Rule
+        The rule; its ``tried`` name claims and parts of settings.
+    ledger : dict
+        The ledger.
+
+    Returns
+    -------
+    list of dict
+        The findings.
+
+    Raises
+    ------
+    LookupError
+        If nothing in the ledger has one of the parts.
+    """
+    found = {}
+    for look in rule.tried:
+        rows = ledger.get(look.claim, {}).get("findings", [])
+        rows = [row for row in rows if look.setting in row["setting"]]
+        if not rows:
+            raise LookupError(
+                f"the rule {rule.question!r} needs findings of {look.claim} with "
+                f"{look.setting!r} in their setting, and the ledger has none"
+            )
+        for row in rows:
+            turned = dict(row) if look.sign > 0 else _turned(row)
+            found.setdefault((look.claim, row["chapter"], row["setting"]), turned)
+    return list(found.values())
 
 
 def find(look: Look, ledger: Ledger, question: str = "") -> dict[str, Any]:
@@ -244,7 +286,7 @@ def _line(look: Look, finding: Mapping[str, Any]) -> str:
         verbs = ("save", "waste") if "seconds" in unit else ("gain", "lose")
         words = in_words(effect, margin, unit="percent", digits=0, verbs=verbs)
         words += unit.removeprefix("percent")
-    notes = [f"[{chapter.replace('-', ' ')}]({chapter}.md)"]
+    notes = [f"[{TITLES.get(chapter, chapter)}]({chapter}.md)"]
     if finding["chosen_after_looking"]:
         notes.append("this setting was chosen after looking")
     if finding["verdict"] in TURNED and not finding["survives_fdr"]:
@@ -265,17 +307,19 @@ def _upper(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _rules() -> dict[str, Rule]:
+def _read() -> tuple[dict[str, str], dict[str, Rule]]:
     text = resources.files("tlbook.evidence").joinpath("guide.toml").read_text("utf-8")
-    rules = {}
-    for name, rule in tomllib.loads(text).items():
+    table = tomllib.loads(text)
+    titles, rules = table.pop("titles"), {}
+    for name, rule in table.items():
         cases = tuple(
             Case(**case | {"looks": tuple(Look(*look) for look in case["looks"])})
             for case in rule.pop("cases")
         )
-        rules[name] = Rule(cases=cases, **rule)
-    return rules
+        tried = tuple(Look("", *look) for look in rule.pop("tried", []))
+        rules[name] = Rule(cases=cases, tried=tried, **rule)
+    return titles, rules
 
 
-#: The questions by name, in the order in which to ask them.
-RULES = _rules()
+#: Titles of chapters by file name, and the questions by name, in the order in which to ask them.
+TITLES, RULES = _read()

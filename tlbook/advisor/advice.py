@@ -1,0 +1,357 @@
+"""Advise on a reader's own data: read it, look at it, try strategies, answer.
+
+``tlbook.advise("my.csv")`` and ``python -m tlbook advise my.csv`` do the same.
+"""
+
+import html
+import importlib.util
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from tlbook import checks
+from tlbook.advisor.answer import Answer, answer
+from tlbook.advisor.audit import Audit, audit, read_by
+from tlbook.advisor.reading import Reading, read
+from tlbook.advisor.search import Results, search
+from tlbook.advisor.strategies import CONTROL, Encoded, strategies, timed
+from tlbook.advisor.transferability import logme, nearest_neighbor, probe
+from tlbook.data import Dataset
+from tlbook.sources import hubs
+from tlbook.sources.catalog import packaged
+
+#: The encoder of each kind of data, and the one for texts in languages that it does not know.
+ENCODER = {"text": "minilm-l6", "image": "efficientnet-lite0"}
+MULTILINGUAL = "use-multilingual"
+#: Share of the minutes that may go into frozen features, and the share kept for the answer.
+ON_FEATURES, ON_ANSWER = 0.35, 0.06
+#: A likely group is kept whole if a split that tears it apart pretends more than this.
+LEAK = 0.02
+#: Examples that encoders are ranked by.
+RANKED = 600
+
+
+@dataclass(frozen=True)
+class Advice:
+    """Hold the answer with all that it rests on; it shows itself in Jupyter.
+
+    Attributes
+    ----------
+    answer : Answer
+        What is recommended, and why.
+    reading : Reading
+        The data as it was understood.
+    audit : Audit
+        What was noticed on looking at it.
+    encoders : pandas.DataFrame
+        One row per encoder: measures that need no training.
+    results : Results
+        All runs.
+    data : Dataset
+        The examples that were used, with the groups that were kept whole.
+    seconds : float
+        How long it took.
+    notes : tuple of str
+        What to know beside the answer.
+    """
+
+    answer: Answer
+    reading: Reading
+    audit: Audit
+    encoders: pd.DataFrame
+    results: Results
+    data: Dataset
+    seconds: float
+    notes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        table = self.answer.table.to_string(
+            index=False, float_format=lambda v: f"{v:.3f}", na_rep=""
+        )
+        lines = [*self.answer.sentences, "", table]
+        lines += ["", *(f"- {note}" for note in self.notes)] if self.notes else []
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        def table(frame: pd.DataFrame) -> str:
+            return frame.to_html(
+                index=False, border=0, float_format=lambda v: f"{v:.3f}", na_rep="", escape=True
+            )
+
+        first, *rest = map(html.escape, self.answer.sentences)
+        notes = "".join(f"<li>{html.escape(note)}</li>" for note in self.notes)
+        parts = [f"<p><strong>{first}</strong></p>", *(f"<p>{text}</p>" for text in rest)]
+        parts.append(table(self.answer.table))
+        if notes:
+            parts.append(f"<h3>What to know</h3><ul>{notes}</ul>")
+        if len(self.audit.suspects):
+            parts.append("<h3>Labels to look at</h3>" + table(self._suspects()))
+        if len(self.encoders) > 1:
+            parts.append("<h3>Encoders</h3>" + table(self.encoders))
+        return "".join(parts)
+
+    def _suspects(self) -> pd.DataFrame:
+        """Wrong labels with rows counted from 1, and texts cut."""
+        found = self.audit.suspects.assign(row=self.audit.suspects["row"] + 1)
+        if "input" in found:
+            found["input"] = found["input"].str.slice(0, 120)
+        return found
+
+    def to_dict(self) -> dict:
+        """Return what was found as numbers, strings, lists and dictionaries, to save as JSON.
+
+        Returns
+        -------
+        dict
+            The answer, its effects as shares of one, the table and the notes.
+        """
+
+        def effect(found) -> dict:
+            return {"value": found.value, **found.limits, "reason": found.unreliable}
+
+        return {
+            "recommended": self.answer.recommended,
+            "best": self.answer.best,
+            "control": self.answer.control,
+            "margin": self.answer.margin,
+            "expected": effect(self.answer.expected),
+            "gain": effect(self.answer.gain),
+            "to best": effect(self.answer.to_best),
+            "sentences": list(self.answer.sentences),
+            "strategies": _records(self.answer.table),
+            "left out": self.results.left_out,
+            "notes": list(self.notes),
+            "suspects": _records(self._suspects()),
+            "encoders": _records(self.encoders),
+            "classes": _records(self.audit.classes),
+            "examples": len(self.data),
+            "columns": self.reading.columns,
+            "seconds": self.seconds,
+            "interrupted": self.results.interrupted,
+        }
+
+    def report(self) -> str:
+        """Return a page that needs no other file and no network.
+
+        Returns
+        -------
+        str
+            The page as HTML.
+        """
+        title = f"Advice on {html.escape(self.data.name)}"
+        count = f"{len(self.data):,} examples in {len(self.data.classes)} classes"
+        count += f", {self.seconds:.0f} seconds"
+        return (
+            f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+            '<meta name="viewport" content="width=device-width, initial-scale=1">'
+            f"<style>{STYLE}</style></head><body><main><h1>{title}</h1>"
+            f"<p>{count}.</p>{self._repr_html_()}</main></body></html>\n"
+        )
+
+
+STYLE = """
+:root { color-scheme: light dark; --line: #8886; }
+body { font: 1rem/1.5 system-ui, sans-serif; margin: 0; }
+main { max-width: 60rem; margin: 0 auto; padding: 1rem; }
+table { border-collapse: collapse; display: block; overflow-x: auto; }
+th, td { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid var(--line); }
+th:first-child, td:first-child { text-align: left; }
+"""
+
+
+def advise(
+    source: Path | str | pd.DataFrame,
+    *,
+    text: str | None = None,
+    image: str | None = None,
+    label: str | None = None,
+    group: str | None = None,
+    minutes: float = 5.0,
+    margin: float = 0.01,
+    encoders: Sequence[str] | None = None,
+    seed: int = 0,
+    say: Callable[[str], None] = lambda text: None,
+) -> Advice:
+    """Find out which strategy suits labeled texts or images, within some minutes.
+
+    Parameters
+    ----------
+    source : Path, str or pandas.DataFrame
+        A table (CSV, TSV, Parquet, JSON lines), or a folder with a folder of images per class.
+    text, image, label : str, optional
+        Names of columns. By default they are found.
+    group : str, optional
+        Column that says which rows belong together. By default a column is taken whose groups leak.
+    minutes : float, default 5
+        How long it may take.
+    margin : float, default 0.01
+        Differences in balanced accuracy up to this share of one do not matter.
+    encoders : sequence of str, optional
+        Handles of encoders. By default the book's own for the kind of data, and a multilingual one
+        for texts in a language that it does not know, if it is in the cache.
+    seed : int, default 0
+        Seed of the splits and of training.
+    say : callable, optional
+        Gets a line on each step.
+
+    Returns
+    -------
+    Advice
+        The answer with all that it rests on.
+
+    Raises
+    ------
+    ValueError
+        If the data cannot be used, or there is no time for a single run.
+    """
+    began = time.monotonic()
+    checks.number("minutes", minutes, above=0)
+    checks.number("margin", margin, least=0, below=1)
+    checks.integer("seed", seed)
+    reading = read(source, text=text, image=image, label=label, group=group)
+    notes: list[str] = []
+    loaded, reading = _encoders(reading, encoders, began, 60 * minutes, seed, notes, say)
+    tokenizer = getattr(loaded[0].encoder, "tokenizer", None) if loaded else None
+    limit = getattr(loaded[0].encoder, "max_length", 256) if loaded else 256
+    vectors = loaded[0].vectors if loaded else None
+    seen = audit(reading, tokenizer, limit=limit, vectors=vectors, seed=seed)
+    for note in seen.notes:
+        say(note)
+    data = replace(reading.data, groups=_kept_whole(reading, seen, group, notes))
+    ranked = _ranked(loaded, data, seed)
+    chosen = strategies(data, loaded)
+    deadline = began + 60 * minutes * (1 - ON_ANSWER)
+    results = search(chosen, data, deadline=deadline, seed=seed, say=say)
+    found = answer(
+        results,
+        CONTROL[reading.modality],
+        margin=margin,
+        sizes={strategy.name: strategy.megabytes for strategy in chosen},
+    )
+    enough = len(results.parts) / 2
+    notes += [
+        f"{name}: {why}."
+        for name, why in results.left_out.items()
+        if len(results.runs.get(name, [])) < enough
+    ]
+    if results.interrupted:
+        notes.insert(0, "Interrupted: this is the best answer so far.")
+    return Advice(
+        found,
+        reading,
+        seen,
+        ranked,
+        results,
+        data,
+        time.monotonic() - began,
+        (*seen.notes, *notes),
+    )
+
+
+def _encoders(
+    reading: Reading,
+    handles: Sequence[str] | None,
+    began: float,
+    seconds: float,
+    seed: int,
+    notes: list[str],
+    say: Callable[[str], None],
+) -> tuple[list[Encoded], Reading]:
+    """Encoders with the features of as many examples as there is time for."""
+    from tlbook.learning.features import features
+    from tlbook.sources.pretrained import load
+
+    own = [ENCODER[reading.modality]] if handles is None else list(handles)
+    opened = {handle: load(handle) for handle in own}
+    if handles is None and reading.modality == "text" and _has_tensorflow():
+        first = opened[own[0]]
+        some = reading.data.x[np.random.default_rng(seed).permutation(len(reading.data))[:300]]
+        if read_by(first.tokenizer, some, first.max_length).is_foreign and hubs.present(
+            packaged()[MULTILINGUAL]
+        ):
+            say(f"The language is foreign to {own[0]}: {MULTILINGUAL} is tried too.")
+            opened[MULTILINGUAL] = load(MULTILINGUAL)
+    if reading.modality == "image":
+        side = reading.data.x.shape[1]
+        opened = {
+            handle: replace(one, size=min(one.size, side)) if hasattr(one, "mean") else one
+            for handle, one in opened.items()
+        }
+    costs = {handle: timed(one, reading.data.x, seed=seed) for handle, one in opened.items()}
+    left = ON_FEATURES * max(0.0, seconds - (time.monotonic() - began))
+    most = max(100, int(left / sum(wall for _, wall in costs.values())))
+    if most < len(reading.data):
+        notes.append(f"Time allowed to use {most:,} of {len(reading.data):,} examples, at random.")
+        say(notes[-1])
+        reading = replace(reading, data=_some(reading.data, most, seed))
+    found = []
+    for handle, one in opened.items():
+        say(f"Features of {len(reading.data):,} examples by {handle}")
+        vectors = features(one, reading.data.x, progress=False)
+        size = hubs.bytes_in(hubs.folder(handle)) / 1e6
+        found.append(Encoded(handle, one, vectors, *costs[handle], size))
+    return found, reading
+
+
+def _has_tensorflow() -> bool:
+    return all(importlib.util.find_spec(name) for name in ("tensorflow_hub", "tensorflow_text"))
+
+
+def _some(data: Dataset, most: int, seed: int) -> Dataset:
+    """Part of the examples, with each class's share and at least two of each."""
+    rng, share = np.random.default_rng(seed), most / len(data)
+    rows = [rng.permutation(np.flatnonzero(data.y == label)) for label in range(len(data.classes))]
+    return data.take(np.sort(np.concatenate([r[: max(2, round(share * len(r)))] for r in rows])))
+
+
+def _kept_whole(reading: Reading, seen: Audit, group: str | None, notes: list[str]) -> np.ndarray:
+    """Groups of what must not stand on both sides: near copies, and given or leaking groups."""
+    columns = [seen.near, reading.data.groups]
+    leaking = [] if group else [found for found in seen.groupings if found.pretended > LEAK]
+    for found in leaking[:1]:
+        notes.append(f"Rows with the same {found.column} are kept on one side of each split.")
+        columns.append(found.groups)
+    numbers = [np.unique(column, return_inverse=True)[1] for column in columns]
+    n, offset, links = len(seen.near), len(seen.near), []
+    for number in numbers:  # each example is linked with its value in each column
+        links.append(np.stack([np.arange(n), offset + number]))
+        offset += number.max() + 1
+    ends = np.concatenate(links, axis=1)
+    graph = coo_array((np.ones(ends.shape[1]), (ends[0], ends[1])), shape=(offset, offset))
+    joined = connected_components(graph, directed=False)[1][:n]
+    if len(np.unique(joined)) < 10 and group is None:
+        return seen.near  # chains of links left too little to split
+    return joined
+
+
+def _ranked(loaded: list[Encoded], data: Dataset, seed: int) -> pd.DataFrame:
+    rows = np.random.default_rng(seed).permutation(len(data))[:RANKED]
+    rows = rows[np.bincount(data.y[rows], minlength=len(data.classes))[data.y[rows]] > 1]
+    return pd.DataFrame(
+        [
+            {
+                "encoder": one.handle,
+                "LogME": logme(one.vectors[rows], data.y[rows]),
+                "nearest neighbor": nearest_neighbor(one.vectors[rows], data.y[rows]),
+                "probe": probe(one.vectors[rows], data.y[rows], seed=seed),
+                "MB": one.megabytes,
+                "CPU s per 1,000": 1000 * one.cpu,
+            }
+            for one in loaded
+        ]
+    )
+
+
+def _records(table: pd.DataFrame) -> list[dict]:
+    """Rows as dictionaries of plain values; None for what is missing."""
+    plain = table.astype(object).where(table.notna(), None)
+    return [
+        {key: value.item() if hasattr(value, "item") else value for key, value in row.items()}
+        for row in plain.to_dict("records")
+    ]

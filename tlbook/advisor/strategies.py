@@ -1,0 +1,374 @@
+"""What can be tried on labeled texts or images, from guessing to training all layers.
+
+A :class:`Strategy` is an arm that knows what it costs. All of them see the same rows, weigh classes
+equally, and choose what they choose on their training rows alone.
+"""
+
+import copy
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator
+from sklearn.dummy import DummyClassifier
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold, StratifiedKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.utils.class_weight import compute_class_weight
+from threadpoolctl import threadpool_limits
+from torch import nn
+
+from tlbook.advisor.audit import thumbnails
+from tlbook.data import Dataset
+from tlbook.errors import TrainingError
+from tlbook.learning.batches import Batch, Batches, tokenized
+from tlbook.learning.features import features, preprocess
+from tlbook.learning.freezing import ALL, head_only, last_layers
+from tlbook.learning.heads import linear_head
+from tlbook.learning.loop import predict
+from tlbook.learning.losses import classification
+from tlbook.learning.protocol import Loss
+from tlbook.methods.finetuning import BATCH_SIZE, CHOSEN, HEAD, epochs_for, fine_tune, pretrained
+from tlbook.sources.encoders import ImageEncoder, TextEncoder
+
+#: Strengths of the penalty to choose among, by cross-validation on the training rows.
+PENALTIES = (1.0, 10.0, 100.0)
+#: Pieces that a fine-tuned encoder reads of a text.
+LENGTH = 256
+#: With more texts than this, what occurs in a single one is not counted.
+FREQUENT = 500
+#: Learning rate of image networks: the middle of those that *What fine-tuning breaks* tries. Those
+#: of texts are the ones that the book chose on validation rows.
+IMAGE_RATE = 1e-3
+#: What all others are compared with: no pretrained encoder.
+CONTROL = {"text": "word counts", "image": "pixels"}
+
+
+class OutOfTime(Exception):
+    """The minutes are over."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Hold what one run of a strategy gave and cost.
+
+    Attributes
+    ----------
+    predicted : (n_test,) numpy.ndarray of int64
+        Predicted labels.
+    train_seconds : float
+        CPU seconds of training, features of the training rows included.
+    predict_seconds : float
+        CPU seconds per 1,000 predictions.
+    """
+
+    predicted: np.ndarray
+    train_seconds: float
+    predict_seconds: float
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """Describe a way to solve the task.
+
+    Attributes
+    ----------
+    name : str
+        What it is called.
+    run : callable
+        ``run(train, test, seed, deadline)`` returns a :class:`Run`. It raises :class:`OutOfTime`
+        where it is not done at the deadline, a reading of ``time.monotonic``.
+    forecast : callable
+        ``forecast(n_train, n_test)`` returns about how many seconds a run takes.
+    megabytes : float
+        Size of what has to be kept to predict.
+    """
+
+    name: str
+    run: Callable[[np.ndarray, np.ndarray, int, float], Run]
+    forecast: Callable[[int, int], float]
+    megabytes: float
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Hold an encoder with the features of all examples, and what they cost.
+
+    Attributes
+    ----------
+    handle : str
+        Name of the encoder.
+    encoder : TextEncoder, ImageEncoder or SavedModelEncoder
+        The encoder.
+    vectors : (n, d) numpy.ndarray of float32
+        The features.
+    cpu, wall : float
+        Seconds for one example, on the processor and on the clock.
+    megabytes : float
+        Size of its weights.
+    """
+
+    handle: str
+    encoder: object
+    vectors: np.ndarray
+    cpu: float
+    wall: float
+    megabytes: float
+
+
+def timed(encoder, x: np.ndarray, *, examples: int = 48, seed: int = 0) -> tuple[float, float]:
+    """Measure how long an encoder takes for an example.
+
+    Parameters
+    ----------
+    encoder : TextEncoder, ImageEncoder or SavedModelEncoder
+        The encoder.
+    x : (n, ...) numpy.ndarray
+        Examples, of which some are encoded.
+    examples : int, default 48
+        How many.
+    seed : int, default 0
+        Seed of the draw.
+
+    Returns
+    -------
+    (float, float)
+        CPU seconds and seconds for one example.
+    """
+    chosen = np.random.default_rng(seed).permutation(len(x))[:examples]
+    features(encoder, x[chosen[:4]], cache=False, progress=False)  # what is loaded on first use
+    cpu, wall = time.process_time(), time.monotonic()
+    features(encoder, x[chosen], cache=False, progress=False)
+    return (time.process_time() - cpu) / len(chosen), (time.monotonic() - wall) / len(chosen)
+
+
+def strategies(data: Dataset, encoded: list[Encoded]) -> list[Strategy]:
+    """List what can be tried, the cheapest first.
+
+    Parameters
+    ----------
+    data : Dataset
+        Texts or images. Groups stay whole where a penalty is chosen.
+    encoded : list of Encoded
+        Encoders with their features. The first that can be is fine-tuned too.
+
+    Returns
+    -------
+    list of Strategy
+        The strategies.
+    """
+    found = [_estimator("majority", DummyClassifier(), np.zeros((len(data), 1)), data, 0.001)]
+    if data.x.ndim > 1:
+        pixels = thumbnails(data.x).reshape(len(data), -1)
+        found.append(_estimator("pixels", linear_head(), pixels, data, 0.1))
+    else:
+        least = {"sublinear_tf": True, "min_df": 2 if len(data) > FREQUENT else 1}
+        words = {"token_pattern": r"(?u)\b\w+\b", "ngram_range": (1, 2)}
+        letters = {"analyzer": "char_wb", "ngram_range": (2, 4)}
+        found += [
+            _estimator(name, _counting(**least, **how), data.x, data, 2.0)
+            for name, how in (("word counts", words), ("letter counts", letters))
+        ]
+    for each in encoded:
+        name = f"frozen {each.handle}" if len(encoded) > 1 else "frozen features"
+        found.append(
+            _estimator(
+                name, linear_head(), each.vectors, data, each.megabytes, per_example=each.cpu
+            )
+        )
+    for each in encoded:
+        if isinstance(each.encoder, TextEncoder):
+            return found + _text_networks(data, each)
+        if isinstance(each.encoder, ImageEncoder):
+            return found + _image_networks(data, each)
+    return found
+
+
+# --- linear models ------------------------------------------------------------------------------
+def _counting(**how) -> BaseEstimator:
+    return make_pipeline(TfidfVectorizer(**how), LogisticRegression(max_iter=1000))
+
+
+def _estimator(
+    name: str, model: BaseEstimator, x, data: Dataset, megabytes: float, *, per_example: float = 0.0
+) -> Strategy:
+    """A linear model whose penalty is chosen on the training rows."""
+    tuned = hasattr(model, "steps")
+    if tuned:
+        model.set_params(logisticregression__class_weight="balanced")
+
+    def run(train: np.ndarray, test: np.ndarray, seed: int, deadline: float) -> Run:
+        began = time.process_time()
+        y, groups = data.y[train], data.groups[train]
+        # small models spend more on waking threads than on their own arithmetic
+        with threadpool_limits(1, user_api="blas"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a rare class may be missing from a fold
+            fitted = model
+            if tuned:
+                alone = len(np.unique(groups)) == len(groups)
+                folder = StratifiedKFold if alone else StratifiedGroupKFold
+                fitted = GridSearchCV(
+                    model,
+                    {"logisticregression__C": PENALTIES},
+                    cv=folder(3, shuffle=True, random_state=seed),
+                    scoring="balanced_accuracy",
+                    error_score=0.0,
+                )
+            fitted = fitted.fit(x[train], y, **({"groups": groups} if tuned else {}))
+            middle = time.process_time()
+            predicted = fitted.predict(x[test])
+        end = time.process_time()
+        return Run(
+            predicted,
+            middle - began + per_example * len(train),
+            1000 * (per_example + (end - middle) / len(test)),
+        )
+
+    return Strategy(name, run, lambda n_train, n_test: 0.1 + n_train / 1000, megabytes)
+
+
+# --- networks -----------------------------------------------------------------------------------
+def _text_networks(data: Dataset, each: Encoded) -> list[Strategy]:
+    encoder: TextEncoder = each.encoder
+    length = min(LENGTH, encoder.max_length)
+    ids = tokenized(encoder.tokenizer, data.x, max_length=length)["input_ids"]
+    layers = encoder.model.config.num_hidden_layers
+
+    def columns(rows: np.ndarray) -> dict:
+        return {"input_ids": [ids[row] for row in rows], "labels": data.y[rows]}
+
+    def start(seed: int) -> nn.Module:
+        return pretrained(data.classes, seed, each.handle)
+
+    # forward passes of one example, in place of each pass of training
+    kinds = {
+        "head only": (start, lambda model: head_only(HEAD), 0.2),
+        "last two layers": (start, lambda model: last_layers(model, 2, HEAD), 3 * 2 / layers),
+        "LoRA": (lambda seed: _with_lora(start(seed)), lambda model: LORA, 2.5),
+        "all layers": (start, lambda model: ALL, 3.0),
+    }
+    found = [
+        _network(name, begin, table, passes, columns, data, each, CHOSEN[name])
+        for name, (begin, table, passes) in kinds.items()
+    ]
+    return found + _contrastive(data, each)
+
+
+LORA = [("lora_|modules_to_save", 1.0), (".*", None)]
+
+
+def _with_lora(model: nn.Module) -> nn.Module:
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        task_type="SEQ_CLS",
+        r=8,
+        lora_alpha=16,
+        target_modules=["query", "value"],
+        modules_to_save=["classifier", "pooler"],
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by an old name
+        return get_peft_model(model, config)
+
+
+def _image_networks(data: Dataset, each: Encoded) -> list[Strategy]:
+    encoder: ImageEncoder = each.encoder
+
+    def columns(rows: np.ndarray) -> dict:
+        return {"x": preprocess(encoder, data.x[rows]), "labels": data.y[rows]}
+
+    def start(seed: int) -> nn.Module:
+        model = copy.deepcopy(encoder.model)
+        torch.manual_seed(seed)
+        model.classifier = nn.Linear(encoder.dimension, len(data.classes))
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = 0.1  # its own is made for many thousand steps
+        return model
+
+    return [
+        _network(name, start, table, passes, columns, data, each, rate=IMAGE_RATE)
+        for name, table, passes in (
+            ("last four blocks", lambda model: last_layers(model, 4, "head|classifier"), 0.8),
+            ("all layers", lambda model: ALL, 3.0),
+        )
+    ]
+
+
+def _network(
+    name: str,
+    start: Callable[[int], nn.Module],
+    table: Callable,
+    passes: float,
+    columns: Callable[[np.ndarray], dict],
+    data: Dataset,
+    each: Encoded,
+    rate: float,
+) -> Strategy:
+    """Fine-tuning by a freezing table."""
+
+    def run(train: np.ndarray, test: np.ndarray, seed: int, deadline: float) -> Run:
+        began = time.process_time()
+        model, y = start(seed), data.y[train]
+        present = np.unique(y)
+        weights = np.zeros(len(data.classes), dtype=np.float32)
+        weights[present] = compute_class_weight("balanced", classes=present, y=y)
+        loss_fn = _until(deadline, classification(class_weights=torch.from_numpy(weights)))
+        try:
+            options = {"loss_fn": loss_fn, "seed": seed}
+            fine_tune(model, columns(train), table(model), rate, **options)
+        except TrainingError:  # it diverged: what it predicts then is what it is worth
+            pass
+        middle = time.process_time()
+        batches = _each_until(deadline, Batches(columns(test), 32, seed=None))
+        predicted = predict(model, batches).argmax(1)
+        seconds = time.process_time() - middle
+        return Run(predicted, middle - began, 1000 * seconds / len(test))
+
+    def forecast(n_train: int, n_test: int) -> float:
+        frozen = n_train if passes < 2.5 else 0
+        seen = n_train * epochs_for(n_train)
+        return 0.5 + each.wall * (frozen + passes * seen + n_test) * (1 + 1 / BATCH_SIZE)
+
+    return Strategy(name, run, forecast, each.megabytes)
+
+
+def _until(deadline: float, loss_fn: Loss) -> Loss:
+    """A loss that stops the training when the time is over."""
+
+    def until(model, batch):
+        if time.monotonic() > deadline:
+            raise OutOfTime
+        return loss_fn(model, batch)
+
+    return until
+
+
+def _each_until(deadline: float, batches: Batches) -> Iterator[Batch]:
+    for batch in batches:
+        if time.monotonic() > deadline:
+            raise OutOfTime
+        yield batch
+
+
+def _contrastive(data: Dataset, each: Encoded) -> list[Strategy]:
+    """Tuning on pairs, where the book's module for it is there."""
+    try:
+        from tlbook.methods import contrastive
+    except ImportError:
+        return []
+    arm = contrastive.contrastive_arm(each.encoder, data.x, data.y, rate=1e-4)
+
+    def run(train: np.ndarray, test: np.ndarray, seed: int, deadline: float) -> Run:
+        predicted, seconds = arm(train, test, seed)
+        return Run(predicted, seconds, 1000 * each.cpu)
+
+    def forecast(n_train: int, n_test: int) -> float:
+        return 1 + each.wall * (2 * 128 * 3 + n_train + n_test)
+
+    return [Strategy("contrastive", run, forecast, each.megabytes)]
