@@ -79,6 +79,16 @@ def test_the_expected_score_is_corrected_for_the_choice():
     assert np.mean(corrected) == pytest.approx(0.7, abs=0.025)
 
 
+def test_a_rare_class_counts_in_the_expected_score():
+    """One strategy, right on all but the rare class of four, which resamples often lack."""
+    runs = results({"a": 1.0}, n=80)
+    y = np.where(np.arange(80) < 4, 2, np.arange(80) % 2)
+    object.__setattr__(runs.data, "y", y)
+    for run, (_, test) in zip(runs.runs["a"], runs.parts, strict=True):
+        run.predicted[:] = np.where(y[test] == 2, 0, y[test])
+    assert expected_score(runs, 0.01, resamples=50).value == pytest.approx(2 / 3)
+
+
 def test_one_split_gives_no_interval():
     runs = results({"control": 0.6, "a": 0.9})
     runs.runs = {name: found[:1] for name, found in runs.runs.items()}

@@ -48,6 +48,18 @@ def test_more_arms_than_colors_are_refused_and_some_can_be_chosen(comparison):
     assert [line.get_label() for line in ax.lines] == ["two", "arm 3", "chance"]
 
 
+def test_a_method_looks_the_same_among_others():
+    blue, gray = (plots.COLORS[0], plots.MARKERS[0]), (plots.COLORS[6], plots.MARKERS[6])
+    assert plots.looks(["mine", "from scratch", "frozen features"])[1:] == [gray, blue]
+    assert plots.looks(["frozen encoder, logistic regression"]) == [blue]
+    # a place that is taken, and names without one, get what is free
+    found = plots.looks(["frozen a", "frozen b", "mine", "word counts"])
+    assert found[0] == blue and found[3][0] == plots.COLORS[3] and len(set(found)) == 4
+    assert plots.looks([str(i) for i in range(7)]) == list(
+        zip(plots.COLORS, plots.MARKERS, strict=True)
+    )
+
+
 def test_effects_are_colored_by_what_they_show():
     named = {
         "gain": Effect(0.1, 0.05, 0.15, 5),
@@ -71,3 +83,28 @@ def test_transfer_table_names_rows_and_columns():
     ax = plots.transfer_table(np.array([[0.8, 0.6], [0.55, 0.9]]), ["a", "b"])
     assert [text.get_text() for text in ax.texts] == ["80", "60", "55", "90"]
     assert (ax.get_ylabel(), ax.get_xlabel()) == ("trained on", "tested on")
+
+
+def test_bands_follow_their_effects_and_tick_where_these_stand():
+    rising = [Effect(v, v - 0.1, v + 0.2, 5) for v in (0.1, 0.3)]
+    ax = plots.bands([2, 60], {"one": rising, "two": rising[::-1]})
+    assert [list(line.get_ydata()) for line in ax.lines] == [[10, 30], [30, 10]]
+    ends = ax.collections[0].get_paths()[0].vertices
+    assert set(map(tuple, ends.round(6))) >= {(2, 0), (2, 30), (60, 20), (60, 50)}
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["2", "60"]
+    with pytest.raises(ValueError, match="8 lines, but 7 colors"):
+        plots.bands([1], {str(n): rising[:1] for n in range(8)})
+    with pytest.raises(ValueError, match="shorter"):
+        plots.bands([1, 2], {"one": rising[:1]})
+
+
+def test_rows_of_images_are_named_and_unequal_ones_refused():
+    images = np.zeros((3, 4, 5, 3))
+    torch_order = np.moveaxis(images + 1, -1, 1)
+    fig = plots.image_rows({"first": images, "second": torch_order})
+    named = [ax.get_ylabel() for ax in fig.axes if ax.get_ylabel()]
+    assert len(fig.axes) == 6 and named == ["first", "second"]
+    shown = fig.axes[3].images[0].get_array()
+    assert shown.shape == (4, 5, 3) and shown.max() == 1
+    with pytest.raises(ValueError, match="shorter"):
+        plots.image_rows({"first": images, "second": images[:2]})

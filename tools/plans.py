@@ -24,7 +24,7 @@ RECORD = Path("tlbook/evidence/ledger.json")
 #: What a plan says, each of it needed. ``seeds`` may be words, such as "5 splits, 4 seeds each".
 FIELDS = ("claim", "setting", "arm", "control", "budgets", "seeds", "expected")
 #: What may be added to a plan later.
-LATER = ("not_run", "unplanned")
+LATER = ("not_run", "unplanned", "extended")
 #: What the record says of findings that are older than plans.
 BEFORE = "before the rule"
 

@@ -211,18 +211,34 @@ def expected_score(
         Balanced accuracy, with an interval as wide as that of the recommended strategy's score.
     """
     own = difference(results, recommend(results, margin))
+    y = results.data.y
     names, group = np.unique(results.data.groups, return_inverse=True)
+    right = {name: _right(results, name) for name in results.runs}
     rng, found = np.random.default_rng(seed), []
     for _ in range(resamples):
         drawn = times_drawn(rng.integers(0, len(names), (1, len(names))), len(names))[0][group]
-        chosen = recommend(results, margin, drawn.astype(float))
-        found.append(difference(results, chosen, weights=(drawn == 0).astype(float)).value)
-    value = float(np.mean(found))
+        chosen = right[recommend(results, margin, drawn)]
+        out = (drawn == 0) & ~np.isnan(chosen)
+        counts = np.bincount(y[out], minlength=y.max() + 1)
+        sums = np.bincount(y[out], chosen[out], minlength=y.max() + 1)
+        found.append(np.where(counts > 0, sums / np.maximum(counts, 1), np.nan))
+    # class by class, as a rare one is missing from many resamples
+    by_class = np.array(found)
+    by_class = by_class[:, ~np.isnan(by_class).all(0)]
+    value = float(np.nanmean(by_class, axis=0).mean())
     if own.unreliable:
         return replace(own, value=value)
-    move = value - own.value
-    low, high = max(0.0, min(value, own.low + move)), min(1.0, max(value, own.high + move))
-    return replace(own, value=value, low=low, high=high, by_seed=())
+    low, high = max(0.0, value - own.value + own.low), min(1.0, value - own.value + own.high)
+    return replace(own, value=value, low=min(value, low), high=max(value, high), by_seed=())
+
+
+def _right(results: Results, name: str) -> np.ndarray:
+    """How often a strategy was right on each example; NaN where it was not tested."""
+    seen, total = np.zeros(len(results.data)), np.zeros(len(results.data))
+    for run, (_, test) in zip(results.runs[name], results.parts, strict=False):
+        seen[test] += 1
+        total[test] += run.predicted == results.data.y[test]
+    return np.where(seen > 0, total / np.maximum(seen, 1), np.nan)
 
 
 def answer(

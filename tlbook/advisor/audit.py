@@ -208,11 +208,11 @@ def audit(
     suspects = suspicious_labels(data, simple if vectors is None else vectors, seed=seed)
     if len(suspects):
         worst = suspects.iloc[0]
-        more = "or more " if len(suspects) == SUSPECTS else ""
+        more = " or more" if len(suspects) == SUSPECTS else ""
         notes.append(
-            f"{len(suspects)} {more}labels look wrong to a linear model, most of all that of row "
-            f"{worst['row'] + 1}, {worst['label']!r}, which looks like {worst['looks like']!r}: "
-            "look at them."
+            f"Labels that look wrong to a linear model: {len(suspects)}{more}, most of all that of "
+            f"row {worst['row'] + 1}, {worst['label']!r}, which looks like "
+            f"{worst['looks like']!r}. Look at them."
         )
     if any(" row" in note for note in notes):
         notes.append("Rows are counted from 1, the header aside.")

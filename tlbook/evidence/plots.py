@@ -4,12 +4,15 @@ All words that a figure shows beside the names of its arms stand in :data:`WORDS
 edition in another language changes them in one place.
 """
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
 
 from tlbook.evidence.effects import Effect
 from tlbook.evidence.scores import Scores
@@ -29,6 +32,48 @@ WORDS = {
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999")
 #: A marker for each color.
 MARKERS = "osD^vPX"
+
+
+#: A place in COLORS for what the book compares again and again, by a pattern of its name: so it
+#: looks the same on every page.
+PLACES = {
+    "frozen|encoder": 0,
+    "all layers|fine-tuned": 1,
+    "LoRA": 2,
+    "word|counts|characters|pixels": 3,
+    "last": 4,
+    "head": 5,
+    "scratch|untrained": 6,
+}
+
+
+def looks(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Return a color and a marker for each name, those of the book where it has one.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Names of arms, at most as many as there are :data:`COLORS`.
+
+    Returns
+    -------
+    list of (str, str)
+        A color and a marker by name. Names without a place, and those whose place is taken, get
+        the first that are free.
+
+    Raises
+    ------
+    ValueError
+        There are more names than colors to tell them apart.
+    """
+    if len(names) > len(COLORS):
+        raise ValueError(f"{len(names)} arms, but {len(COLORS)} colors: choose some by arms=")
+    known = {name: [PLACES[p] for p in PLACES if re.search(p, name)] for name in names}
+    taken = {}
+    for name in sorted(names, key=lambda name: not known[name]):  # those with a place come first
+        free = [place for place in range(len(COLORS)) if place not in taken.values()]
+        taken[name] = next((place for place in known[name] if place in free), free[0])
+    return [(COLORS[taken[name]], MARKERS[taken[name]]) for name in names]
 
 
 def style() -> None:
@@ -80,11 +125,10 @@ def learning_curves(
         There are more arms than colors to tell them apart: choose some.
     """
     arms = comparison.arms if arms is None else arms
-    if len(arms) > len(COLORS):
-        raise ValueError(f"{len(arms)} arms, but {len(COLORS)} colors: choose some by arms=")
+    styles = looks(arms)
     ax = ax or plt.subplots()[1]
     position = _positions(comparison.budgets)
-    for arm, color, marker in zip(arms, COLORS, MARKERS, strict=False):
+    for arm, (color, marker) in zip(arms, styles, strict=True):
         effects = [comparison.score(arm, budget) for budget in comparison.budgets]
         low, value, high = (
             [100 * getattr(effect, part) for effect in effects] for part in ("low", "value", "high")
@@ -160,6 +204,67 @@ def effects(named: dict[str, Effect], ax: Axes | None = None) -> Axes:
     ax.invert_yaxis()
     ax.set(xlabel=WORDS["gain"])
     return ax
+
+
+def bands(x: Sequence[float], named: dict[str, Sequence[Effect]], ax: Axes | None = None) -> Axes:
+    """Draw effects or scores over a number, a line for each name with its interval as a band.
+
+    Parameters
+    ----------
+    x : sequence of float
+        Where the effects stand; each is a tick.
+    named : dict of str to sequence of tlbook.evidence.effects.Effect
+        One effect for each of ``x``, by the names to show in the legend.
+    ax : matplotlib.axes.Axes, optional
+        Axes to draw on; by default those of a new figure.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        The axes, in points or percent, without labels of the axes and without a legend.
+
+    Raises
+    ------
+    ValueError
+        There are more names than colors to tell them apart, or not one effect for each of ``x``.
+    """
+    if len(named) > len(COLORS):
+        raise ValueError(f"{len(named)} lines, but {len(COLORS)} colors: draw fewer")
+    ax = ax or plt.subplots()[1]
+    for (name, found), color, marker in zip(named.items(), COLORS, MARKERS, strict=False):
+        values = [(100 * e.low, 100 * e.value, 100 * e.high) for _, e in zip(x, found, strict=True)]
+        low, value, high = zip(*values, strict=True)
+        ax.plot(x, value, color=color, marker=marker, markersize=5, label=name)
+        ax.fill_between(x, low, high, color=color, alpha=0.12, linewidth=0)
+    ax.set_xticks(x, [f"{place:g}" for place in x])
+    return ax
+
+
+def image_rows(named: dict[str, Sequence[ArrayLike]], size: float = 0.7) -> Figure:
+    """Draw a row of images for each name.
+
+    Parameters
+    ----------
+    named : dict of str to sequence of array
+        Images by the name of their row, of shape (height, width, 3), or (3, height, width) as torch
+        has them; the rows are equally long.
+    size : float, default 0.7
+        Width and height of an image, in inches.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        The figure.
+    """
+    columns = max(map(len, named.values()))
+    shape = len(named), columns
+    fig, axes = plt.subplots(*shape, figsize=(size * columns, size * len(named)), squeeze=False)
+    for line, (name, images) in zip(axes, named.items(), strict=True):
+        line[0].set_ylabel(name, rotation=0, ha="right", va="center")
+        for ax, image in zip(line, images, strict=True):
+            ax.imshow(np.moveaxis(np.asarray(image), 0, -1) if len(image) == 3 else image)
+            ax.set(xticks=[], yticks=[])
+    return fig
 
 
 def _positions(budgets: Sequence[int | None]) -> np.ndarray:

@@ -45,7 +45,7 @@ HEAD = "classifier|pooler"
 CATEGORIES = 9  # of emoji
 #: Learning rates to try on validation rows, by method.
 RATES = {
-    "from scratch": (2e-4, 1e-3),
+    "from scratch": (5e-5, 2e-4, 1e-3),
     "head only": (1e-3, 5e-3, 2e-2),
     "last two layers": (1e-4, 2e-4, 5e-4),
     "all layers": (1e-4, 2e-4, 4e-4),
