@@ -142,3 +142,12 @@ def test_a_score_does_not_depend_on_names_or_order():
 def test_what_makes_no_sense_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_copies_of_an_example_do_not_make_an_encoder_better():
+    """Without limits of the noise, an exact copy makes any encoder infinitely good."""
+    rng = np.random.default_rng(0)
+    y = np.repeat([0, 1], 16)
+    noise = rng.normal(size=(32, 64))
+    copied = np.concatenate([noise, noise[:3]])
+    assert logme(copied, np.append(y, y[:3])) == pytest.approx(logme(noise, y), abs=1e-9)

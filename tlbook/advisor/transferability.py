@@ -50,7 +50,8 @@ def logme(features: np.ndarray, y: np.ndarray) -> float:
     al., 2021, arXiv 2102.11005). The authors' fixed-point iteration stops short, and their
     determinant leaves out what N < D examples leave open, so that wide features of noise can win
     with few labels. Here the maximum is searched for on the exact evidence: along
-    alpha / beta, where the best beta is known.
+    alpha / beta, where the best beta is known. Where examples are fewer than features, exact copies
+    count once.
 
     Parameters
     ----------
@@ -71,6 +72,10 @@ def logme(features: np.ndarray, y: np.ndarray) -> float:
         finite.
     """
     features, y = _checked(features, y)
+    if len(y) <= features.shape[1]:
+        # without noise, a second copy of an example would be infinitely probable
+        _, first = np.unique(np.column_stack([features, y]), axis=0, return_index=True)
+        features, y = features[first], y[first]
     u, s, _ = np.linalg.svd(features, full_matrices=False)
     best = [
         _largest_evidence(*_rotated(u, s, (y == label).astype(float)), len(y))
@@ -100,12 +105,11 @@ def _largest_evidence(s2, share, rest, n: int) -> float:
         variance = max(((share / relative).sum() + rest) / n, 1e-30)  # linear targets leave none
         return _evidence(s2, share, rest, n, np.exp(log_ratio) / variance, 1 / variance)
 
-    scale = np.log(max(s2.max(), 1e-12))
-    grid = scale + np.linspace(-25, 25, 101)  # it can have several maxima
+    low, high = np.log(max(s2.max(), 1e-12)) + np.log([1e-6, 1e6])
+    grid = np.linspace(low, high, 57)  # it can have several maxima
     start = grid[np.argmax([of(point) for point in grid])]
-    found = minimize_scalar(
-        lambda point: -of(point), bounds=(start - 0.5, start + 0.5), method="bounded"
-    )
+    near = max(low, start - 0.5), min(high, start + 0.5)
+    found = minimize_scalar(lambda point: -of(point), bounds=near, method="bounded")
     return max(of(start), -float(found.fun))
 
 
