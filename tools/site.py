@@ -16,6 +16,8 @@ from tools import card
 #: Characters of a description that search engines show.
 SHOWN = 160
 NOT_FOUND = "404"
+#: Tables of pandas, plain or styled.
+PANDAS = r'<table (?:border="\d" class="dataframe|id="T_\w+").*?</table>'
 NUMBER = re.compile(r"\s*[-+−±<>≤≥~]?\s*[\d.,]*\d\s*(%|[eE][-+]?\d+)?\s*|\s*(NaN|nan|-|–|—)?\s*")
 
 
@@ -44,9 +46,9 @@ def page(app, name: str, template: str, context: dict, doctree: nodes.document |
     """Tables and folded cells in the body, description and cards in the head."""
     if body := context.get("body"):
         body = re.sub(r"<style scoped>.*?</style>\s*", "", body, flags=re.DOTALL)
-        body = re.sub(
-            r"<table border=\"1\" class=\"dataframe.*?</table>", table, body, flags=re.DOTALL
-        )
+        body = re.sub(PANDAS, table, body, flags=re.DOTALL)
+        body = re.sub(r'<th class="(head[^"]*)"><p></p></th>', r'<td class="\1"></td>', body)
+        body = body.replace('role="doc-biblioentry"', 'role="listitem"')  # of a list, which it is
         # its words say what it does; another name would hide them from who cannot see
         context["body"] = body.replace('<summary aria-label="Toggle hidden content">', "<summary>")
     if doctree is not None:
@@ -88,6 +90,7 @@ def table(found: re.Match) -> str:
     """
     soup = BeautifulSoup(found[0], "html.parser")
     whole = soup.table
+    whole["class"] = "dataframe"
     del whole["border"]
     head = whole.thead.find_all("tr") if whole.thead else []
     for row in head:
@@ -110,7 +113,7 @@ def table(found: re.Match) -> str:
                 row[column] for row in tops if len(row) > column and not row[column].get("colspan")
             ]
             for cell in cells:
-                cell["class"] = "words"
+                cell["class"] = [*cell.get("class", []), "words"]
     return str(whole)
 
 
