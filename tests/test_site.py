@@ -51,6 +51,17 @@ def test_no_header_is_empty_and_none_is_lost(frame):
     assert all("words" not in cell.get("class", []) for cell in spanned.tbody.find_all("td"))
 
 
+def test_a_styled_table_has_the_looks_of_a_plain_one(frame):
+    styled = frame.set_index("arm").rename_axis(None).style.to_html()
+    body = re.sub(site.PANDAS, site.table, f"{frame.to_html()}<p>{styled}", flags=re.DOTALL)
+    plain, table = BeautifulSoup(body, "html.parser").find_all("table", class_="dataframe")
+    assert table.find("td", class_="blank") and not plain.find(class_="blank")
+    assert all(cell.text.strip() for cell in table.find_all("th"))
+    cells = {cell.text for cell in table.find_all(class_="words")}
+    assert cells == {"note", "1.2 points", "3"}
+    assert "col1" in table.find("td", string="1.2 points")["class"]  # its own style finds it
+
+
 def page(*texts: str) -> nodes.document:
     document = nodes.document(None, None)
     section = nodes.section("", nodes.title("", "Title"))
