@@ -4,7 +4,6 @@ A :class:`Strategy` is an arm that knows what it costs. All of them see the same
 equally, and choose what they choose on their training rows alone.
 """
 
-import copy
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -32,7 +31,17 @@ from tlbook.learning.heads import linear_head
 from tlbook.learning.loop import predict
 from tlbook.learning.losses import classification
 from tlbook.learning.protocol import Loss
-from tlbook.methods.finetuning import BATCH_SIZE, CHOSEN, HEAD, epochs_for, fine_tune, pretrained
+from tlbook.methods.finetuning import (
+    BATCH_SIZE,
+    CHOSEN,
+    HEAD,
+    LORA,
+    epochs_for,
+    fine_tune,
+    image_classifier,
+    pretrained,
+    with_lora,
+)
 from tlbook.sources.encoders import ImageEncoder, TextEncoder
 
 #: Strengths of the penalty to choose among, by cross-validation on the training rows.
@@ -278,7 +287,7 @@ def _text_networks(data: Dataset, each: Encoded) -> list[Strategy]:
     kinds = {
         "head only": (start, lambda model: head_only(HEAD), 0.2),
         "last two layers": (start, lambda model: last_layers(model, 2, HEAD), 3 * 2 / layers),
-        "LoRA": (lambda seed: _with_lora(start(seed)), lambda model: LORA, 2.5),
+        "LoRA": (lambda seed: with_lora(start(seed)), lambda model: LORA, 2.5),
         "all layers": (start, lambda model: ALL, 3.0),
     }
     found = [
@@ -288,24 +297,6 @@ def _text_networks(data: Dataset, each: Encoded) -> list[Strategy]:
     return found + _contrastive(data, each)
 
 
-LORA = [("lora_|modules_to_save", 1.0), (".*", None)]
-
-
-def _with_lora(model: nn.Module) -> nn.Module:
-    from peft import LoraConfig, get_peft_model
-
-    config = LoraConfig(
-        task_type="SEQ_CLS",
-        r=8,
-        lora_alpha=16,
-        target_modules=["query", "value"],
-        modules_to_save=["classifier", "pooler"],
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by an old name
-        return get_peft_model(model, config)
-
-
 def _image_networks(data: Dataset, each: Encoded) -> list[Strategy]:
     encoder: ImageEncoder = each.encoder
 
@@ -313,13 +304,7 @@ def _image_networks(data: Dataset, each: Encoded) -> list[Strategy]:
         return {"x": preprocess(encoder, data.x[rows]), "labels": data.y[rows]}
 
     def start(seed: int) -> nn.Module:
-        model = copy.deepcopy(encoder.model)
-        torch.manual_seed(seed)
-        model.classifier = nn.Linear(encoder.dimension, len(data.classes))
-        for module in model.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.momentum = 0.1  # its own is made for many thousand steps
-        return model
+        return image_classifier(encoder, len(data.classes), seed)
 
     return [
         _network(name, start, table, passes, columns, data, each, rate=IMAGE_RATE)

@@ -279,6 +279,37 @@ def gradual(start: Start, columns: Columns, seed: int, *, rate: float) -> nn.Mod
     return model
 
 
+#: Table for a model from :func:`with_lora`: its corrections and its new head move.
+LORA = [("lora_|modules_to_save", 1.0), (".*", None)]
+
+
+def with_lora(model: nn.Module) -> nn.Module:
+    """Add low-rank corrections of queries and values to a classifier of transformers, by peft.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The classifier, such as :func:`pretrained` makes it.
+
+    Returns
+    -------
+    torch.nn.Module
+        The model of peft around it, to be trained by the table :data:`LORA`.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        task_type="SEQ_CLS",
+        r=8,
+        lora_alpha=16,
+        target_modules=["query", "value"],
+        modules_to_save=["classifier", "pooler"],
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by an old name
+        return get_peft_model(model, config)
+
+
 def lora(start: Start, columns: Columns, seed: int, *, rate: float) -> nn.Module:
     """Train low-rank corrections of queries and values, by peft, and a new head.
 
@@ -300,20 +331,7 @@ def lora(start: Start, columns: Columns, seed: int, *, rate: float) -> nn.Module
     torch.nn.Module
         The trained model.
     """
-    from peft import LoraConfig, get_peft_model
-
-    config = LoraConfig(
-        task_type="SEQ_CLS",
-        r=8,
-        lora_alpha=16,
-        target_modules=["query", "value"],
-        modules_to_save=["classifier", "pooler"],
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by an old name
-        model = get_peft_model(start(seed), config)
-    table = [("lora_|modules_to_save", 1.0), (".*", None)]
-    return fine_tune(model, columns, table, rate, seed=seed)
+    return fine_tune(with_lora(start(seed)), columns, LORA, rate, seed=seed)
 
 
 def probe_then_all(
@@ -403,6 +421,29 @@ def at_rates(rates: Mapping[str, float] = CHOSEN, weight: float = ANCHOR) -> dic
     every = rates["all layers"]
     chosen["LP-FT"] = partial(probe_then_all, head_rate=rates["head only"], rate=every)
     return chosen | {"L2-SP": partial(anchored, rate=every, weight=weight)}
+
+
+def image_classifier(encoder: ImageEncoder, classes: int, seed: int) -> nn.Module:
+    """Put a new last layer on a copy of an image encoder.
+
+    Parameters
+    ----------
+    encoder : ImageEncoder
+        The encoder, which stays as it is.
+    classes : int
+        Number of classes.
+    seed : int
+        Seed of the last layer.
+
+    Returns
+    -------
+    torch.nn.Module
+        The network, whose batch statistics follow within tens of steps.
+    """
+    model = copy.deepcopy(encoder.model)
+    torch.manual_seed(seed)
+    model.classifier = nn.Linear(model.dimension, classes)
+    return _quick(model)
 
 
 def network_arm(
@@ -650,10 +691,7 @@ class Emoji(NamedTuple):
         tlbook.sources.imagenets.MobileNet
             The network, whose batch statistics follow within tens of steps.
         """
-        model = copy.deepcopy(self.encoder.model)
-        torch.manual_seed(seed)
-        model.classifier = nn.Linear(model.dimension, CATEGORIES)
-        return _quick(model)
+        return image_classifier(self.encoder, CATEGORIES, seed)
 
     def untrained(self, seed: int) -> nn.Module:
         """Return the same network with all its weights new.
