@@ -7,6 +7,7 @@ from sklearn.metrics import balanced_accuracy_score
 from threadpoolctl import threadpool_limits
 
 from tlbook import data
+from tlbook.methods import adaptation
 from tlbook.methods.adaptation import ORACLE, SOURCE_ONLY, draw, run_grid, two_domains
 from tlbook.methods.selection import importance_weighted_risk
 
@@ -242,3 +243,10 @@ def test_names_that_are_not_there_are_refused(grid):
 def test_grids_that_cannot_be_run_are_refused(domains, methods, options, message):
     with pytest.raises(ValueError, match=message):
         grid_of(domains, methods, **options)
+
+
+def test_ratios_say_where_the_target_is_and_have_a_limit():
+    rng = np.random.default_rng(0)
+    source = np.concatenate([rng.normal(-3, 1, (200, 2)), rng.normal(3, 1, (4, 2))])
+    found = adaptation._ratios(source, rng.normal(3, 1, (200, 2)))
+    assert found[200:].min() > 2.5 > 0.1 > found[:200].mean() and found.max() <= 20

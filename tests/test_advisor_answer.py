@@ -50,6 +50,8 @@ def test_not_shown_to_be_worse_is_not_enough():
     effect = difference(runs, "cheap", "dear")
     assert runs.best() == "dear" and effect.low < -0.01 < 0 < effect.high
     assert recommend(runs, 0.01) == "dear"
+    within = 0.01 - effect.value  # it lies within the margin, but its interval does not
+    assert effect.at(0.9).low < -within and recommend(runs, within) == "dear"
     assert recommend(runs, 0.9) == "cheap"
 
 

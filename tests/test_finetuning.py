@@ -1,6 +1,7 @@
 """The methods of fine-tuning, on a tiny BERT."""
 
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,9 +9,19 @@ import torch
 from torch import nn
 
 from tests.helpers import sentences, tiny_bert
-from tlbook.learning.freezing import ALL, last_layers
+from tlbook.learning.freezing import ALL, freeze, last_layers
 from tlbook.methods import finetuning
-from tlbook.methods.finetuning import HEAD, epochs_for, fine_tune, mixed, network_arm
+from tlbook.methods.finetuning import (
+    HEAD,
+    LORA,
+    epochs_for,
+    fine_tune,
+    image_classifier,
+    mixed,
+    network_arm,
+    with_lora,
+)
+from tlbook.sources.imagenets import efficientnet_lite0
 
 
 def start(seed: int, fill: float | None = None):
@@ -123,3 +134,22 @@ def test_all_layers_is_a_table_that_freezes_nothing():
     model = finetuning.METHODS["all layers"](start, sentences(16), 0, rate=1e-3)
     by_hand = fine_tune(start(0), sentences(16), ALL, 1e-3)
     assert distance(model, by_hand, part="") == 0
+
+
+def test_a_new_last_layer_depends_on_its_seed_and_leaves_the_encoder_alone():
+    encoder = SimpleNamespace(model=efficientnet_lite0())
+    model, same, other = (image_classifier(encoder, 4, seed) for seed in (0, 0, 1))
+    assert model.classifier.out_features == 4 and encoder.model.classifier.out_features == 1000
+    assert torch.equal(model.classifier.weight, same.classifier.weight)
+    assert not torch.equal(model.classifier.weight, other.classifier.weight)
+    assert {m.momentum for m in model.modules() if isinstance(m, nn.BatchNorm2d)} == {0.1}
+    assert {m.momentum for m in encoder.model.modules() if isinstance(m, nn.BatchNorm2d)} != {0.1}
+
+
+def test_the_table_of_lora_moves_its_corrections_and_the_new_head_alone():
+    model = with_lora(tiny_bert())
+    freeze(model, LORA, 1e-3)
+    moving = [name for name, weight in model.named_parameters() if weight.requires_grad]
+    assert all("lora_" in name or "modules_to_save" in name for name in moving)
+    parts = ("query.lora_A", "value.lora_B", "classifier.modules_to_save", "pooler.modules_to_save")
+    assert all(any(part in name for name in moving) for part in parts)

@@ -95,6 +95,13 @@ def test_a_plan_that_was_changed_after_its_result_is_seen(repository, change):
     assert "not older than the result" in problem
 
 
+def test_what_was_added_after_the_result_may_be_said_and_changes_no_promise(repository):
+    commit(plan=[PLAN])
+    commit(record=[OLD, NEW])
+    commit(plan=[PLAN | {"extended": "ten seeds for five, after the first result"}])
+    assert plans.check() == []
+
+
 def test_a_setting_that_was_renamed_after_its_result_is_seen(repository):
     commit(plan=[PLAN])
     commit(record=[OLD, NEW])
