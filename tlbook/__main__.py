@@ -19,7 +19,7 @@ examples:
   python -m tlbook models                     the models there are, packaged and in hub caches
   python -m tlbook models fetch bert-base-uncased     one of a hub, to work offline later
   python -m tlbook advise my.csv --minutes 5  which strategy suits your own texts or images
-  python -m tlbook predict FOLDER new.csv --out out.csv   label new texts by what advise saved
+  python -m tlbook predict FOLDER new.csv --out out.csv   label new ones by what advise saved
 
 The cache is the folder TLBOOK_CACHE, by default the system's place for caches.
 """
@@ -226,12 +226,12 @@ def advise(options: argparse.Namespace) -> int:
 
 
 def add_predict(commands: argparse._SubParsersAction) -> None:
-    command = commands.add_parser("predict", help="label new texts by what advise saved")
+    command = commands.add_parser("predict", help="label new texts or images by what advise saved")
     add = command.add_argument
     add("folder", type=Path, help="what advise --save wrote")
-    add("source", type=Path, help="CSV, TSV or JSON lines")
+    add("source", type=Path, help="CSV, TSV or JSON lines, or a folder of images")
     add("--out", type=Path, required=True, help="CSV to write; an unfinished one goes on")
-    add("--text", help="column of the texts (default: as in the table that was learned from)")
+    add("--text", help="column of the inputs (default: as in the table that was learned from)")
     command.set_defaults(run=predict)
 
 

@@ -153,7 +153,7 @@ class Advice:
         folder : Path or str
             A new folder. :func:`tlbook.advisor.saving.load_saved` reads it.
         seed : int, default 0
-            Seed of the parts that the penalty is chosen on.
+            Seed of training, and of the parts that a penalty is chosen on.
 
         Returns
         -------
@@ -162,45 +162,44 @@ class Advice:
 
         Raises
         ------
-        ValueError
-            If the strategy is not a linear model of texts.
         FileExistsError
             If there is such a folder.
+        ValueError
+            If what is recommended is to answer with the largest class: that is no model.
         """
         from tlbook.advisor import saving
 
         own = self.strategy
-        if own is None or not own.is_linear or self.reading.modality != "text":
+        if not own.kind:
             raise ValueError(
-                f"{self.answer.recommended} cannot be saved: only counts and frozen features of "
-                "texts can be so far"
+                f"{own.name} is no model to save: every answer is the largest class. Label more"
             )
-        pipeline = own.fit(np.arange(len(self.data)), seed)
         return saving.save(
             folder,
-            pipeline,
+            own.kind,
+            own.fit(np.arange(len(self.data)), seed, float("inf")),
             self.data.classes,
             self._card(),
             strategy=own.name,
+            modality=self.reading.modality,
             column=self.reading.columns["input"],
-            encoder=getattr(own.encoder, "handle", None),
-            fingerprint=getattr(own.encoder, "fingerprint", None),
+            encoder=own.encoder,
         )
 
     def _card(self) -> str:
         """What a reader of the saved strategy has to know."""
         classes = ", ".join(self.data.classes)
+        what = f"{len(self.data):,} {self.reading.modality}s of {len(self.data.classes)} classes"
         notes = "".join(f"- {note}\n" for note in self.notes)
         sentences = "\n\n".join(self.answer.sentences)
         return (
             f"# {self.answer.recommended} for {self.data.name}\n\n"
-            f"Fitted to {len(self.data):,} texts of {len(self.data.classes)} classes: "
-            f"{classes}.\n\n"
+            f"Fitted to {what}: {classes}.\n\n"
             f"## Why this one\n\n{sentences}\n\n"
             "## What was not tested\n\n"
-            "The score was measured on held-out rows of the same table. Texts of another source, "
-            "time or language may be labeled worse, and so may classes that are not in the table: "
-            "each text gets one of those above. Scores of single groups of people were not "
+            "The score was measured on held-out rows of the same data. Inputs of another source, "
+            "time or language may be labeled worse, and so may classes that are not among those "
+            "above: each input gets one of them. Scores of single groups of people were not "
             f"compared.\n\n## What to know about the data\n\n{notes or 'Nothing was noticed.'}\n"
         )
 

@@ -124,7 +124,7 @@ def read(
             notes.append(f"{count} row{'s have' if count > 1 else ' has'} {what}.")
     filled = (inputs != "").to_numpy(copy=True)
     if is_image:
-        pictures, damaged = _pictures(inputs[filled], folder, size)
+        opened, damaged = pictures(inputs[filled], folder, size)
         filled[damaged] = False
         if damaged:
             shown = ", ".join(inputs[row] for row in damaged[:3])
@@ -134,7 +134,7 @@ def read(
     labels = _classes(name, columns["label"], labels[rows], notes)
     rows = labels.index.to_numpy()
     groups = None if group is None else _groups(table[group], rows)
-    x = np.stack([pictures[row] for row in rows]) if is_image else inputs[rows].to_list()
+    x = np.stack([opened[row] for row in rows]) if is_image else inputs[rows].to_list()
     copies, contradictory = _copies(x, labels.to_numpy(), rows)
     with_rows = {"extra": {"row": rows}}
     data = labeled(x, labels.to_list(), groups, name=name, **with_rows)
@@ -223,9 +223,26 @@ def _folder(path: Path) -> pd.DataFrame:
     return pd.DataFrame(found, columns=["image", "label"])
 
 
-def _pictures(paths: pd.Series, folder: Path, size: int) -> tuple[dict[int, np.ndarray], list[int]]:
-    """Images on white by row, and the rows of those that cannot be opened."""
-    pictures, damaged = {}, []
+def pictures(paths: pd.Series, folder: Path, size: int) -> tuple[dict[int, np.ndarray], list[int]]:
+    """Open images, put them on white, and bring them to one size.
+
+    Parameters
+    ----------
+    paths : pandas.Series of str
+        Paths from the folder.
+    folder : Path
+        The folder.
+    size : int
+        Height and width of the result, in pixels.
+
+    Returns
+    -------
+    opened : dict of int to (size, size, 3) numpy.ndarray of uint8
+        The images by the index of ``paths``.
+    damaged : list of int
+        Those that cannot be opened.
+    """
+    opened, damaged = {}, []
     for row, path in paths.items():
         try:
             with Image.open(folder / path) as file:
@@ -234,8 +251,8 @@ def _pictures(paths: pd.Series, folder: Path, size: int) -> tuple[dict[int, np.n
             damaged.append(row)
             continue
         white = Image.new("RGBA", picture.size, "white")
-        pictures[row] = np.asarray(Image.alpha_composite(white, picture).convert("RGB"))
-    return pictures, damaged
+        opened[row] = np.asarray(Image.alpha_composite(white, picture).convert("RGB"))
+    return opened, damaged
 
 
 # --- columns ------------------------------------------------------------------------------------

@@ -1,34 +1,46 @@
-"""Save a recommended linear strategy without pickle, load it, and label new files with it.
+"""Save a recommended strategy without pickle, load it, and label new files with it.
 
-A folder holds ``model.json`` (what it is, with the hashes of the other files), the vocabulary as
-JSON, the weights as safetensors and a card. Nothing in it is executed.
+A folder holds ``model.json`` (what it is, with the hashes of the other files), weights as
+safetensors, a vocabulary as JSON where words are counted, and a card. A fine-tuned classifier of
+texts is a folder of transformers in ``network``, which ``transformers.pipeline`` opens too. Nothing
+in it is executed.
 """
 
+import copy
 import csv
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from safetensors import SafetensorError
-from safetensors.numpy import load as load_weights
-from safetensors.numpy import save as dump_weights
+from safetensors.numpy import load_file, save_file
+from safetensors.torch import load_model, save_model
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.preprocessing import normalize
+from torch import nn
 
 from tlbook import checks
-from tlbook.learning.features import features
+from tlbook.advisor.audit import thumbnails
+from tlbook.advisor.reading import IMAGES, SIZE, pictures
+from tlbook.advisor.strategies import LENGTH
+from tlbook.learning.batches import Batches, tokenized
+from tlbook.learning.features import features, preprocess
+from tlbook.learning.loop import predict as logits
+from tlbook.methods.finetuning import image_classifier
 from tlbook.sources.cache import whole
+from tlbook.sources.pretrained import classifier, load
 
-FORMAT = "tlbook advice 1"
+FORMAT = "tlbook advice 2"
 #: What a vectorizer of counts is made by.
 COUNTING = ("analyzer", "ngram_range", "token_pattern", "sublinear_tf")
+WEIGHTS = "weights.safetensors"
 #: Rows that are read, labeled and written at a time.
-CHUNK = 2000
+CHUNK = {"text": 2000, "image": 200}
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,57 +51,55 @@ class Saved:
     ----------
     about : dict
         The contents of ``model.json``.
-    weights : dict of str to numpy.ndarray
-        ``"coef"`` and ``"intercept"``, and ``"idf"`` of counts.
-    reader : TfidfVectorizer, TextEncoder or SavedModelEncoder
-        What turns texts into vectors.
+    scores : callable
+        Returns for n inputs (n, k) numbers, the largest for the likeliest of k classes; of two
+        classes (n, 1), above zero for the second.
     """
 
     about: dict
-    weights: dict[str, np.ndarray]
-    reader: object
+    scores: Callable[[Sequence], np.ndarray]
 
-    def predict(self, texts: Sequence[str]) -> np.ndarray:
-        """Label texts.
+    def predict(self, inputs: Sequence) -> np.ndarray:
+        """Label texts or images.
 
         Parameters
         ----------
-        texts : (n,) sequence of str
-            New texts.
+        inputs : (n,) sequence of str, or (n, 160, 160, 3) numpy.ndarray of uint8
+            New texts, or images as :func:`tlbook.advisor.reading.pictures` reads them.
 
         Returns
         -------
         (n,) numpy.ndarray of str
             Names of classes.
         """
-        texts = checks.texts("texts", texts)
-        if not texts:
+        if self.about["modality"] == "text":
+            inputs = checks.texts("inputs", inputs)
+        if not len(inputs):
             return np.array([], dtype=object)
-        if self.about["encoder"] is None:
-            x = self.reader.transform(texts)
-        else:
-            x = normalize(features(self.reader, texts, cache=False, progress=False))
-        decision = x @ self.weights["coef"].T + self.weights["intercept"]
-        best = decision.argmax(1) if decision.shape[1] > 1 else (decision[:, 0] > 0).astype(int)
+        found = self.scores(inputs)
+        best = found.argmax(1) if found.shape[1] > 1 else (found[:, 0] > 0).astype(int)
         return np.array(self.about["classes"], dtype=object)[best]
 
 
-def save(folder: Path | str, pipeline, classes: Sequence[str], card: str, **about) -> Path:
-    """Write a fitted pipeline of counts or of frozen features, and its card.
+def save(folder: Path | str, kind: str, model, classes: Sequence[str], card: str, **about) -> Path:
+    """Write the fitted model of a strategy, and its card.
 
     Parameters
     ----------
     folder : Path or str
         A new folder.
-    pipeline : sklearn.pipeline.Pipeline
-        The fitted pipeline of a linear strategy.
+    kind : str
+        ``"counts"``, ``"pixels"`` or ``"features"`` for a pipeline that ends in a linear model,
+        ``"tuned"`` for an encoder with one, ``"network"`` for a classifier.
+    model : object
+        What :attr:`tlbook.advisor.strategies.Strategy.fit` returned.
     classes : sequence of str
-        Names of the classes; the pipeline predicts positions in it.
+        Names of the classes; the model predicts positions in it.
     card : str
         What ``README.md`` says.
     **about
-        What else ``model.json`` holds: ``encoder``, its handle or None, its ``fingerprint``, the
-        ``strategy`` and the ``column`` of the texts.
+        What else to know: ``modality``, ``"text"`` or ``"image"``, the ``strategy``, the ``column``
+        of the inputs, and the ``encoder`` that it reads or started from, or None.
 
     Returns
     -------
@@ -101,31 +111,64 @@ def save(folder: Path | str, pipeline, classes: Sequence[str], card: str, **abou
     FileExistsError
         If there is such a folder.
     """
-    folder = Path(folder)
+    folder, encoder = Path(folder), about.pop("encoder", None)
     if folder.exists():
         raise FileExistsError(f"{folder} exists; save into a new folder")
-    first, head = pipeline[0], pipeline[-1]
-    weights = {"coef": head.coef_, "intercept": head.intercept_}
-    files = {}
-    if isinstance(first, TfidfVectorizer):
-        weights["idf"] = first.idf_
-        files["vocabulary.json"] = json.dumps(first.get_feature_names_out().tolist()).encode()
-        about["counting"] = {key: first.get_params()[key] for key in COUNTING}
-    arrays = {key: np.ascontiguousarray(value) for key, value in weights.items()}
-    files["weights.safetensors"] = dump_weights(arrays)
-    about |= {
-        "format": FORMAT,
-        "classes": [classes[label] for label in head.classes_],
-        "files": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
-    }
+    about |= {"format": FORMAT, "kind": kind, "encoder": getattr(encoder, "handle", None)}
+    about |= {"classes": list(classes), "size": getattr(encoder, "size", None)}
     with whole(folder) as part:
         part.mkdir(exist_ok=True)
-        for name, content in files.items():
-            (part / name).write_bytes(content)
+        if kind == "network":
+            _write_network(part, model, encoder, about)
+        else:
+            _write_linear(part, model, encoder, about)
+        about["files"] = {name: _hash(part / name) for name in _files(part)}
         text = json.dumps(about, indent=2, ensure_ascii=False) + "\n"
         (part / "model.json").write_text(text, encoding="utf-8")
         (part / "README.md").write_text(card, encoding="utf-8")
     return folder
+
+
+def _write_linear(part: Path, model, encoder, about: dict) -> None:
+    """A linear model, and what turns inputs into its vectors; of encoders those that were tuned."""
+    if about["kind"] == "tuned":
+        tuned, head = model
+        save_model(tuned.model, str(part / "encoder.safetensors"))
+    else:
+        head = model[-1]
+    weights = {"coef": head.coef_, "intercept": head.intercept_}
+    about["classes"] = [about["classes"][label] for label in head.classes_]
+    if about["kind"] == "features":
+        about["fingerprint"] = encoder.fingerprint
+    if about["kind"] == "counts":
+        first = model[0]
+        weights["idf"] = first.idf_
+        terms = json.dumps(first.get_feature_names_out().tolist())
+        (part / "vocabulary.json").write_text(terms, encoding="utf-8")
+        about["counting"] = {key: first.get_params()[key] for key in COUNTING}
+    save_file({key: np.ascontiguousarray(v) for key, v in weights.items()}, part / WEIGHTS)
+
+
+def _write_network(part: Path, model: nn.Module, encoder, about: dict) -> None:
+    """A classifier: of texts as a folder of transformers, of images as its weights."""
+    if about["modality"] == "image":
+        return save_model(model, str(part / WEIGHTS))
+    model = model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
+    model.save_pretrained(part / "network")
+    encoder.tokenizer.save_pretrained(part / "network")
+    about["length"] = min(LENGTH, encoder.max_length)
+    return None
+
+
+def _files(folder: Path) -> list[str]:
+    """Names of all files in a folder but the description and the card."""
+    found = [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()]
+    return sorted(set(found) - {"model.json", "README.md"})
+
+
+def _hash(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def load_saved(folder: Path | str) -> Saved:
@@ -151,61 +194,96 @@ def load_saved(folder: Path | str) -> Saved:
         about = json.loads((folder / "model.json").read_text(encoding="utf-8"))
         if about["format"] != FORMAT:
             raise KeyError("format")
-        counts = about["encoder"] is None
-        names = {"weights.safetensors"} | ({"vocabulary.json"} if counts else set())
-        files = {name: (folder / name).read_bytes() for name in names}
-        hashes = {name: about["files"][name] for name in names}
-        classes = about["classes"]
+        hashes, there = dict(about["files"]), _files(folder)
     except (OSError, ValueError, KeyError, TypeError):
         raise ValueError(
             f"{folder} holds no strategy of the advisor: save one with advise --save FOLDER"
         ) from None
-    for name, content in files.items():
-        if hashlib.sha256(content).hexdigest() != hashes[name]:
+    for name in sorted({*hashes, *there}):
+        if name not in there or _hash(folder / name) != hashes.get(name):
             raise ValueError(f"{folder}: {name} was changed since it was saved: save it anew")
     try:
-        weights = load_weights(files["weights.safetensors"])
-        if counts:
-            terms, how = json.loads(files["vocabulary.json"]), about["counting"]
-            how = {key: how[key] for key in COUNTING} | {"ngram_range": tuple(how["ngram_range"])}
-            reader = TfidfVectorizer(vocabulary=terms, **how)
-            reader.idf_ = weights["idf"]
-        rows = 1 if len(classes) == 2 else len(classes)
-        fits = weights["coef"].shape[0] == rows == len(weights["intercept"])
-    except (SafetensorError, ValueError, KeyError, TypeError):
-        fits = False
-    if not fits:
-        raise ValueError(f"{folder}: model.json does not fit its weights: save it anew")
-    if not counts:
-        from tlbook.sources.pretrained import load
+        return Saved(about, _scores(folder, about))
+    except (SafetensorError, KeyError, TypeError, AttributeError, IndexError, RuntimeError):
+        raise ValueError(f"{folder}: model.json does not fit its weights: save it anew") from None
 
-        reader = load(about["encoder"])
-        if reader.fingerprint != about["fingerprint"]:
-            raise ValueError(
-                f"{folder}: the encoder {about['encoder']} is not the one that it was saved with: "
-                "advise again"
-            )
-    return Saved(about, weights, reader)
+
+def _scores(folder: Path, about: dict) -> Callable[[Sequence], np.ndarray]:
+    """What a saved strategy computes, by its kind."""
+    kind, classes = about["kind"], about["classes"]
+    if kind == "network" and about["modality"] == "text":
+        network, tokenizer = classifier(folder / "network", classes)
+        load_model(network, folder / "network" / "model.safetensors")
+        return lambda texts: _logits(network, tokenized(tokenizer, texts, None, about["length"]))
+    encoder = None
+    if about["encoder"]:
+        encoder = load(about["encoder"])
+        encoder = replace(encoder, size=about["size"]) if about["size"] else encoder
+    if kind == "network":
+        network = image_classifier(encoder, len(classes), 0)
+        load_model(network, folder / WEIGHTS)
+        return lambda images: _logits(network, {"x": preprocess(encoder, images)})
+    if kind == "tuned":
+        encoder = replace(encoder, model=copy.deepcopy(encoder.model))
+        load_model(encoder.model, folder / "encoder.safetensors")
+    if kind == "features" and encoder.fingerprint != about["fingerprint"]:
+        raise ValueError(
+            f"{folder}: the encoder {about['encoder']} is not the one that it was saved with: "
+            "advise again"
+        )
+    weights = load_file(folder / WEIGHTS)
+    vectors = _vectors(folder, about, encoder, weights)
+    rows = 1 if len(classes) == 2 else len(classes)
+    if not weights["coef"].shape[0] == rows == len(weights["intercept"]):
+        raise KeyError("classes")
+    return lambda inputs: vectors(inputs) @ weights["coef"].T + weights["intercept"]
+
+
+def _vectors(folder: Path, about: dict, encoder, weights: dict) -> Callable:
+    """What turns inputs into the vectors of a linear model."""
+    if about["kind"] == "counts":
+        terms = json.loads((folder / "vocabulary.json").read_text(encoding="utf-8"))
+        how = {key: about["counting"][key] for key in COUNTING}
+        how["ngram_range"] = tuple(how["ngram_range"])
+        counter = TfidfVectorizer(vocabulary=terms, **how)
+        counter.idf_ = weights["idf"]
+        return counter.transform
+    if about["kind"] == "pixels":
+        return lambda images: normalize(thumbnails(images).reshape(len(images), -1))
+    options = {"cache": False, "progress": False}
+    if about["kind"] == "tuned":
+        return lambda texts: features(encoder, texts, **options)
+    return lambda inputs: normalize(features(encoder, inputs, **options))
+
+
+def _logits(network: nn.Module, columns: dict) -> np.ndarray:
+    return logits(network, Batches(columns, 32, seed=None))
 
 
 def predict_file(
-    folder: Path | str, source: Path, out: Path, *, column: str | None = None, chunk: int = CHUNK
+    folder: Path | str,
+    source: Path,
+    out: Path,
+    *,
+    column: str | None = None,
+    chunk: int | None = None,
 ) -> int:
-    """Label the texts of a file piece by piece; what was interrupted goes on where it stopped.
+    """Label the inputs of a file piece by piece; what was interrupted goes on where it stopped.
 
     Parameters
     ----------
     folder : Path or str
         A saved strategy.
     source : Path
-        A CSV or TSV table with a header, or JSON lines.
+        CSV, TSV or JSON lines with texts or paths of images, or a folder of images.
     out : Path
-        The CSV file to write: a row number, from 1, and a label. A text that is empty has none.
-        While it is not complete, a file beside it, ``.progress``, says how far it is.
+        CSV to write: the number of each row, counted from 1, and a label. For a folder of images,
+        their paths in place of numbers. What is empty or cannot be opened has no label. While it is
+        not complete, a file beside it, ``.progress``, says how far it is.
     column : str, optional
-        Column of the texts. By default the one of the table that was learned from.
-    chunk : int, default 2000
-        Rows at a time.
+        Column of the inputs. By default the one of the table that was learned from.
+    chunk : int, optional
+        Rows at a time. By default 2,000 texts or 200 images.
 
     Returns
     -------
@@ -219,7 +297,9 @@ def predict_file(
     """
     source, out, model = Path(source), Path(out), load_saved(folder)
     column = column or model.about["column"]
-    if not source.is_file():
+    modality = model.about["modality"]
+    chunk = chunk or CHUNK[modality]
+    if not (source.is_file() or (source.is_dir() and modality == "image")):
         raise ValueError(f"there is no file {source}: check the path")
     state = source.stat()
     same = {
@@ -234,17 +314,16 @@ def predict_file(
         file.truncate(length)  # what was written after the last note of progress comes again
         file.seek(length)
         if not done:
-            file.write(b"row,label\r\n")
+            file.write(b"image,label\r\n" if source.is_dir() else b"row,label\r\n")
         position = 0
-        for texts in _chunks(source, column, chunk):
-            start, position = position, position + len(texts)
+        for inputs in _chunks(source, column, chunk):
+            start, position = position, position + len(inputs)
             if position <= done:
                 continue
-            texts = texts[max(0, done - start) :]
-            filled = np.array([bool(text.strip()) for text in texts])
-            labels = np.full(len(texts), "", dtype=object)
-            labels[filled] = model.predict([t for t in texts if t.strip()])
-            file.write(_lines(position - len(texts), labels))
+            inputs = inputs[max(0, done - start) :]
+            names = inputs if source.is_dir() else range(position - len(inputs) + 1, position + 1)
+            base = source if source.is_dir() else source.parent
+            file.write(_lines(names, _labels(model, inputs, base)))
             file.flush()
             note = {"rows": position, "bytes": file.tell(), **same}
             part = progress.with_name(progress.name + ".part")
@@ -252,6 +331,20 @@ def predict_file(
             part.replace(progress)
     progress.unlink(missing_ok=True)
     return position
+
+
+def _labels(model: Saved, inputs: list[str], base: Path) -> np.ndarray:
+    """A label for each input, empty where there is nothing to read."""
+    labels = np.full(len(inputs), "", dtype=object)
+    if model.about["modality"] == "image":
+        opened, _ = pictures(pd.Series(inputs), base, SIZE)
+        rows, read = list(opened), list(opened.values())
+    else:
+        rows = [row for row, text in enumerate(inputs) if text.strip()]
+        read = [inputs[row] for row in rows]
+    if rows:
+        labels[rows] = model.predict(np.stack(read) if isinstance(read[0], np.ndarray) else read)
+    return labels
 
 
 def _so_far(out: Path, progress: Path, same: dict) -> tuple[int, int]:
@@ -269,14 +362,19 @@ def _so_far(out: Path, progress: Path, same: dict) -> tuple[int, int]:
     raise ValueError(f"{out} exists and is no part of this work: remove it, or name another file")
 
 
-def _lines(start: int, labels: np.ndarray) -> bytes:
+def _lines(names: Sequence, labels: np.ndarray) -> bytes:
     text = io.StringIO()
-    csv.writer(text).writerows((start + i, label) for i, label in enumerate(labels, 1))
+    csv.writer(text).writerows(zip(names, labels, strict=True))
     return text.getvalue().encode("utf-8")
 
 
 def _chunks(source: Path, column: str, size: int) -> Iterator[list[str]]:
-    """The texts of a file, some rows at a time."""
+    """The texts or paths of a file or folder, some rows at a time."""
+    if source.is_dir():
+        found = [f for f in sorted(source.rglob("*")) if f.suffix.lower() in IMAGES]
+        for start in range(0, len(found), size):
+            yield [str(f.relative_to(source)) for f in found[start : start + size]]
+        return
     kind = source.suffix.lower()
     try:
         if kind in (".jsonl", ".ndjson", ".json"):

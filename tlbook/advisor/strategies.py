@@ -31,6 +31,7 @@ from tlbook.learning.heads import linear_head
 from tlbook.learning.loop import predict
 from tlbook.learning.losses import classification
 from tlbook.learning.protocol import Loss
+from tlbook.methods.contrastive import RATE, tune_on_pairs
 from tlbook.methods.finetuning import (
     BATCH_SIZE,
     CHOSEN,
@@ -80,6 +81,10 @@ class Run:
     predict_seconds: float
 
 
+#: ``fit(rows, seed, deadline)`` returns the model that a strategy makes of labeled rows.
+Fit = Callable[[np.ndarray, int, float], object]
+
+
 @dataclass(frozen=True)
 class Strategy:
     """Describe a way to solve the task.
@@ -98,9 +103,13 @@ class Strategy:
     is_linear : bool, default False
         Whether it is a linear model of fixed features, which trains in seconds.
     fit : callable, optional
-        ``fit(rows, seed)`` returns the fitted pipeline of a linear model.
+        ``fit(rows, seed, deadline)`` returns the fitted model: a pipeline, a network, or a tuned
+        encoder with its classifier.
+    kind : str, default ""
+        What that is, for :func:`tlbook.advisor.saving.save`: ``"counts"``, ``"pixels"``,
+        ``"features"``, ``"tuned"`` or ``"network"``.
     encoder : TextEncoder, ImageEncoder or SavedModelEncoder, optional
-        The encoder whose frozen features it reads.
+        The encoder that it reads or starts from.
     """
 
     name: str
@@ -108,7 +117,8 @@ class Strategy:
     forecast: Callable[[int, int], float]
     megabytes: float
     is_linear: bool = False
-    fit: Callable[[np.ndarray, int], BaseEstimator] | None = None
+    fit: Fit | None = None
+    kind: str = ""
     encoder: object = None
 
 
@@ -182,13 +192,13 @@ def strategies(data: Dataset, encoded: list[Encoded]) -> list[Strategy]:
     found = [_estimator("majority", DummyClassifier(), np.zeros((len(data), 1)), data, 0.001)]
     if data.x.ndim > 1:
         pixels = thumbnails(data.x).reshape(len(data), -1)
-        found.append(_estimator("pixels", linear_head(), pixels, data, 0.1))
+        found.append(_estimator("pixels", linear_head(), pixels, data, 0.1, "pixels"))
     else:
         least = {"sublinear_tf": True, "min_df": 2 if len(data) > FREQUENT else 1}
         words = {"token_pattern": r"(?u)\b\w+\b", "ngram_range": (1, 2)}
         letters = {"analyzer": "char_wb", "ngram_range": (2, 4)}
         found += [
-            _estimator(name, _counting(**least, **how), data.x, data, 2.0)
+            _estimator(name, _counting(**least, **how), data.x, data, 2.0, "counts")
             for name, how in (("word counts", words), ("letter counts", letters))
         ]
     for each in encoded:
@@ -200,6 +210,7 @@ def strategies(data: Dataset, encoded: list[Encoded]) -> list[Strategy]:
                 each.vectors,
                 data,
                 each.megabytes,
+                "features",
                 per_example=each.cpu,
                 encoder=each.encoder,
             )
@@ -210,6 +221,37 @@ def strategies(data: Dataset, encoded: list[Encoded]) -> list[Strategy]:
         if isinstance(each.encoder, ImageEncoder):
             return found + _image_networks(data, each)
     return found
+
+
+def _strategy(
+    name: str,
+    fit: Fit,
+    answer: Callable[[object, np.ndarray, float], np.ndarray],
+    forecast: Callable[[int, int], float],
+    megabytes: float,
+    data: Dataset,
+    *,
+    per_example: float = 0.0,
+    **about,
+) -> Strategy:
+    """A strategy that fits and answers; ``per_example``: seconds its kept features took."""
+
+    def run(train: np.ndarray, test: np.ndarray, seed: int, deadline: float) -> Run:
+        began = time.process_time()
+        try:
+            model = fit(train, seed, deadline)
+        except TrainingError:  # it diverged, and knows no more than which class is the largest
+            model = None
+        middle = time.process_time()
+        if model is None:
+            predicted = np.full(len(test), np.bincount(data.y[train]).argmax())
+        else:
+            predicted = answer(model, test, deadline)
+        seconds = (time.process_time() - middle) / len(test)
+        training = middle - began + per_example * len(train)
+        return Run(predicted, training, 1000 * (per_example + seconds))
+
+    return Strategy(name, run, forecast, megabytes, fit=fit, **about)
 
 
 # --- linear models ------------------------------------------------------------------------------
@@ -223,6 +265,7 @@ def _estimator(
     x,
     data: Dataset,
     megabytes: float,
+    kind: str = "",
     *,
     per_example: float = 0.0,
     encoder=None,
@@ -232,7 +275,7 @@ def _estimator(
     if tuned:
         model.set_params(logisticregression__class_weight="balanced")
 
-    def fit(rows: np.ndarray, seed: int) -> BaseEstimator:
+    def fit(rows: np.ndarray, seed: int, deadline: float) -> BaseEstimator:
         y, groups, fitted, options = data.y[rows], data.groups[rows], clone(model), {}
         if tuned:
             alone = len(np.unique(groups)) == len(groups)
@@ -251,23 +294,15 @@ def _estimator(
             fitted.fit(x[rows], y, **options)
         return fitted.best_estimator_ if tuned else fitted
 
-    def run(train: np.ndarray, test: np.ndarray, seed: int, deadline: float) -> Run:
-        began = time.process_time()
-        fitted = fit(train, seed)
-        middle = time.process_time()
+    def answer(fitted: BaseEstimator, rows: np.ndarray, deadline: float) -> np.ndarray:
         with threadpool_limits(1, user_api="blas"):
-            predicted = fitted.predict(x[test])
-        end = time.process_time()
-        return Run(
-            predicted,
-            middle - began + per_example * len(train),
-            1000 * (per_example + (end - middle) / len(test)),
-        )
+            return fitted.predict(x[rows])
 
     def forecast(n_train: int, n_test: int) -> float:
         return 0.1 + n_train / 1000
 
-    return Strategy(name, run, forecast, megabytes, tuned, fit, encoder)
+    about = {"is_linear": tuned, "kind": kind, "encoder": encoder, "per_example": per_example}
+    return _strategy(name, fit, answer, forecast, megabytes, data, **about)
 
 
 # --- networks -----------------------------------------------------------------------------------
@@ -294,7 +329,7 @@ def _text_networks(data: Dataset, each: Encoded) -> list[Strategy]:
         _network(name, begin, table, passes, columns, data, each, CHOSEN[name])
         for name, (begin, table, passes) in kinds.items()
     ]
-    return found + _contrastive(data, each)
+    return [*found, _contrastive(data, each)]
 
 
 def _image_networks(data: Dataset, each: Encoded) -> list[Strategy]:
@@ -327,30 +362,25 @@ def _network(
 ) -> Strategy:
     """Fine-tuning by a freezing table."""
 
-    def run(train: np.ndarray, test: np.ndarray, seed: int, deadline: float) -> Run:
-        began = time.process_time()
-        model, y = start(seed), data.y[train]
+    def fit(rows: np.ndarray, seed: int, deadline: float) -> nn.Module:
+        model, y = start(seed), data.y[rows]
         present = np.unique(y)
         weights = np.zeros(len(data.classes), dtype=np.float32)
         weights[present] = compute_class_weight("balanced", classes=present, y=y)
         loss_fn = _until(deadline, classification(class_weights=torch.from_numpy(weights)))
-        try:
-            options = {"loss_fn": loss_fn, "seed": seed}
-            fine_tune(model, columns(train), table(model), rate, **options)
-        except TrainingError:  # it diverged: what it predicts then is what it is worth
-            pass
-        middle = time.process_time()
-        batches = _each_until(deadline, Batches(columns(test), 32, seed=None))
-        predicted = predict(model, batches).argmax(1)
-        seconds = time.process_time() - middle
-        return Run(predicted, middle - began, 1000 * seconds / len(test))
+        return fine_tune(model, columns(rows), table(model), rate, loss_fn=loss_fn, seed=seed)
+
+    def answer(model: nn.Module, rows: np.ndarray, deadline: float) -> np.ndarray:
+        batches = Batches(columns(rows), 32, seed=None)
+        return predict(model, _each_until(deadline, batches)).argmax(1)
 
     def forecast(n_train: int, n_test: int) -> float:
         frozen = n_train if passes < 2.5 else 0
         seen = n_train * epochs_for(n_train)
         return 0.5 + each.wall * (frozen + passes * seen + n_test) * (1 + 1 / BATCH_SIZE)
 
-    return Strategy(name, run, forecast, each.megabytes)
+    about = {"kind": "network", "encoder": each.encoder}
+    return _strategy(name, fit, answer, forecast, each.megabytes, data, **about)
 
 
 def _until(deadline: float, loss_fn: Loss) -> Loss:
@@ -371,19 +401,25 @@ def _each_until(deadline: float, batches: Batches) -> Iterator[Batch]:
         yield batch
 
 
-def _contrastive(data: Dataset, each: Encoded) -> list[Strategy]:
-    """Tuning on pairs, where the book's module for it is there."""
-    try:
-        from tlbook.methods import contrastive
-    except ImportError:
-        return []
-    arm = contrastive.contrastive_arm(each.encoder, data.x, data.y, rate=1e-4)
+def _contrastive(data: Dataset, each: Encoded) -> Strategy:
+    """Tuning on pairs of examples, and a linear model on the vectors."""
 
-    def run(train: np.ndarray, test: np.ndarray, seed: int, deadline: float) -> Run:
-        predicted, seconds = arm(train, test, seed)
-        return Run(predicted, seconds, 1000 * each.cpu)
+    def vectors(encoder: TextEncoder, rows: np.ndarray) -> np.ndarray:
+        return features(encoder, data.x[rows], cache=False, progress=False)
+
+    def fit(rows: np.ndarray, seed: int, deadline: float) -> tuple[TextEncoder, BaseEstimator]:
+        tuned = tune_on_pairs(each.encoder, data.x[rows], data.y[rows], RATE, seed=seed)
+        if time.monotonic() > deadline:
+            raise OutOfTime
+        head = LogisticRegression(class_weight="balanced")
+        return tuned, head.fit(vectors(tuned, rows), data.y[rows])
+
+    def answer(model: tuple, rows: np.ndarray, deadline: float) -> np.ndarray:
+        tuned, head = model
+        return head.predict(vectors(tuned, rows))
 
     def forecast(n_train: int, n_test: int) -> float:
         return 1 + each.wall * (2 * 128 * 3 + n_train + n_test)
 
-    return [Strategy("contrastive", run, forecast, each.megabytes)]
+    about = {"kind": "tuned", "encoder": each.encoder}
+    return _strategy("contrastive", fit, answer, forecast, each.megabytes, data, **about)

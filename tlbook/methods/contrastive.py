@@ -28,6 +28,9 @@ from tlbook.learning.protocol import Loss
 from tlbook.learning.table import Table
 from tlbook.sources.encoders import TextEncoder
 
+#: The learning rate that validation chose in *Few shots*, which checks it.
+RATE = 2e-4
+
 
 def draw_pairs(
     labels: np.ndarray, number: int, seed: int | tuple[int, ...] | np.random.Generator
