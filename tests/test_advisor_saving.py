@@ -1,7 +1,6 @@
 """A saved strategy predicts as the fitted one did; what was tampered with is refused."""
 
 import json
-import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +11,7 @@ from transformers import pipeline as opened
 
 from tests.test_advisor_audit import planted
 from tlbook import __main__ as command
-from tlbook.advisor import advice, saving
+from tlbook.advisor import advice, files, saving
 from tlbook.advisor.reading import read
 from tlbook.advisor.strategies import Encoded, strategies
 from tlbook.learning.batches import Batches, tokenized
@@ -132,7 +131,7 @@ def test_images_too(name, tmp_path, monkeypatch):
         place = folder / "abc"[label] / f"{row}.png"
         place.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(shade.astype(np.uint8)).save(place)
-    data = read(folder, size=saving.SIZE).data
+    data = read(folder).data
     encoder = replace(load("mobilenet-v2"), size=32)
     vectors = features(encoder, data.x, progress=False)
     each = Encoded("mobilenet-v2", encoder, vectors, 0.001, 0.001, 14.0)
@@ -144,7 +143,7 @@ def test_images_too(name, tmp_path, monkeypatch):
     assert saved.predict(data.x).tolist() == expected.tolist()
     (folder / "broken.png").write_bytes(b"no image")
     out = tmp_path / "out.csv"
-    assert saving.predict_file(place, folder, out, chunk=7) == 25
+    assert files.predict_file(place, folder, out, chunk=7) == 25
     table = pd.read_csv(out, keep_default_na=False).set_index("image")["label"]
     assert table.pop("broken.png") == "" and table.tolist() == expected.tolist()
     if name == "pixels":
@@ -171,59 +170,6 @@ def test_what_is_foreign_or_changed_is_refused(folder, fitted, data, tmp_path):
         (folder / "model.json").write_text(json.dumps(about | change))
         with pytest.raises(ValueError, match=words):
             saving.load_saved(folder)
-
-
-def test_a_file_is_labeled_and_goes_on_where_it_stopped(folder, data, tmp_path, monkeypatch):
-    texts = [*data.x[:23], " ", 'a "quoted"\nline, with all']
-    source, whole, part = tmp_path / "new.csv", tmp_path / "whole.csv", tmp_path / "part.csv"
-    pd.DataFrame({"id": range(25), "text": texts}).to_csv(source, index=False)
-    assert saving.predict_file(folder, source, whole, chunk=4) == 25
-    table = pd.read_csv(whole, keep_default_na=False)
-    assert table["row"].tolist() == list(range(1, 26)) and table["label"][23] == ""
-    model = saving.load_saved(folder)
-    assert table["label"][:23].tolist() == model.predict(data.x[:23]).tolist()
-
-    calls, real = [], saving.Saved.predict
-
-    def stops(self, texts):
-        calls.append(len(texts))
-        if len(calls) == 4:
-            raise KeyboardInterrupt
-        return real(self, texts)
-
-    monkeypatch.setattr(saving.Saved, "predict", stops)
-    with pytest.raises(KeyboardInterrupt):
-        saving.predict_file(folder, source, part, chunk=4)
-    with part.open("ab") as file:
-        file.write(b"13,half a li" * 50)
-    assert saving.predict_file(folder, source, part, chunk=5) == 25
-    assert sum(calls[4:]) == 25 - 12 - 1 and part.read_bytes() == whole.read_bytes()
-    assert not list(tmp_path.glob("*.progress*"))
-    with pytest.raises(ValueError, match="exists and is no part of this work"):
-        saving.predict_file(folder, source, part)
-
-
-def test_memory_stays_flat(folder, tmp_path):
-    def peak(rows):
-        source = tmp_path / f"{rows}.csv"
-        source.write_text("text\n" + "some words of a text\n" * rows)
-        tracemalloc.start()
-        saving.predict_file(folder, source, tmp_path / f"{rows}.out", chunk=200)
-        found = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        return found
-
-    peak(200)
-    assert peak(8000) < 1.5 * peak(800)
-
-
-def test_bad_files_get_one_sentence(folder, tmp_path):
-    out = tmp_path / "out.csv"
-    (tmp_path / "a.csv").write_text("words\nx\n")
-    for name, words in (("a.csv", "no column 'text'"), ("none.csv", "there is no file")):
-        with pytest.raises(ValueError, match=words):
-            saving.predict_file(folder, tmp_path / name, out)
-    assert saving.predict_file(folder, tmp_path / "a.csv", out, column="words") == 1
 
 
 def test_the_commands(tmp_path, monkeypatch, capsys):

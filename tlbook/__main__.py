@@ -36,6 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     add_models(commands)
     add_advise(commands)
     add_predict(commands)
+    add_features(commands)
     options = parser.parse_args(arguments)
     try:
         status = options.run(options)
@@ -229,16 +230,39 @@ def add_predict(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser("predict", help="label new texts or images by what advise saved")
     add = command.add_argument
     add("folder", type=Path, help="what advise --save wrote")
-    add("source", type=Path, help="CSV, TSV or JSON lines, or a folder of images")
-    add("--out", type=Path, required=True, help="CSV to write; an unfinished one goes on")
+    add("source", type=Path, nargs="+", help="CSV, TSV, Parquet, JSON lines, a folder of images")
+    add("--out", type=Path, required=True, help="CSV to write; of several files, a folder")
     add("--text", help="column of the inputs (default: as in the table that was learned from)")
     command.set_defaults(run=predict)
 
 
 def predict(options: argparse.Namespace) -> int:
-    from tlbook.advisor import saving
+    from tlbook.advisor import files
 
-    rows = saving.predict_file(options.folder, options.source, options.out, column=options.text)
+    if len(options.source) == 1 and not options.out.is_dir():
+        rows = files.predict_file(
+            options.folder, options.source[0], options.out, column=options.text
+        )
+    else:
+        rows = files.predict_files(options.folder, options.source, options.out, column=options.text)
+    print(f"{rows} rows in {options.out}")
+    return 0
+
+
+def add_features(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser("features", help="encode the texts of files of any size")
+    add = command.add_argument
+    add("encoder", help="a model, such as minilm-l6")
+    add("source", type=Path, nargs="+", help="CSV, TSV, Parquet or JSON lines")
+    add("--out", type=Path, required=True, help="folder for one array (.npy) of each file")
+    add("--text", default="text", help="column of the texts (default: text)")
+    command.set_defaults(run=encode)
+
+
+def encode(options: argparse.Namespace) -> int:
+    from tlbook.advisor import files
+
+    rows = files.encode_files(options.encoder, options.source, options.out, column=options.text)
     print(f"{rows} rows in {options.out}")
     return 0
 

@@ -1,4 +1,4 @@
-"""Save a recommended strategy without pickle, load it, and label new files with it.
+"""Save a recommended strategy without pickle, and load it.
 
 A folder holds ``model.json`` (what it is, with the hashes of the other files), weights as
 safetensors, a vocabulary as JSON where words are counted, and a card. A fine-tuned classifier of
@@ -7,16 +7,14 @@ in it is executed.
 """
 
 import copy
-import csv
 import hashlib
-import io
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
+import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from safetensors.torch import load_model, save_model
@@ -26,21 +24,19 @@ from torch import nn
 
 from tlbook import checks
 from tlbook.advisor.audit import thumbnails
-from tlbook.advisor.reading import IMAGES, SIZE, pictures
 from tlbook.advisor.strategies import LENGTH
 from tlbook.learning.batches import Batches, tokenized
 from tlbook.learning.features import features, preprocess
 from tlbook.learning.loop import predict as logits
 from tlbook.methods.finetuning import image_classifier
 from tlbook.sources.cache import whole
+from tlbook.sources.encoders import ImageEncoder, TextEncoder
 from tlbook.sources.pretrained import classifier, load
 
 FORMAT = "tlbook advice 2"
 #: What a vectorizer of counts is made by.
 COUNTING = ("analyzer", "ngram_range", "token_pattern", "sublinear_tf")
 WEIGHTS = "weights.safetensors"
-#: Rows that are read, labeled and written at a time.
-CHUNK = {"text": 2000, "image": 200}
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,13 +167,15 @@ def _hash(file: Path) -> str:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
-def load_saved(folder: Path | str) -> Saved:
+def load_saved(folder: Path | str, device: str | torch.device = "cpu") -> Saved:
     """Load what :func:`save` wrote.
 
     Parameters
     ----------
     folder : Path or str
         The folder.
+    device : str or torch.device, default "cpu"
+        Where networks run.
 
     Returns
     -------
@@ -203,25 +201,27 @@ def load_saved(folder: Path | str) -> Saved:
         if name not in there or _hash(folder / name) != hashes.get(name):
             raise ValueError(f"{folder}: {name} was changed since it was saved: save it anew")
     try:
-        return Saved(about, _scores(folder, about))
+        return Saved(about, _scores(folder, about, device))
     except (SafetensorError, KeyError, TypeError, AttributeError, IndexError, RuntimeError):
         raise ValueError(f"{folder}: model.json does not fit its weights: save it anew") from None
 
 
-def _scores(folder: Path, about: dict) -> Callable[[Sequence], np.ndarray]:
+def _scores(folder: Path, about: dict, device) -> Callable[[Sequence], np.ndarray]:
     """What a saved strategy computes, by its kind."""
     kind, classes = about["kind"], about["classes"]
     if kind == "network" and about["modality"] == "text":
         network, tokenizer = classifier(folder / "network", classes)
-        load_model(network, folder / "network" / "model.safetensors")
+        load_model(network.to(device), folder / "network" / "model.safetensors")
         return lambda texts: _logits(network, tokenized(tokenizer, texts, None, about["length"]))
     encoder = None
     if about["encoder"]:
         encoder = load(about["encoder"])
+        if isinstance(encoder, TextEncoder | ImageEncoder):
+            encoder.model.to(device)
         encoder = replace(encoder, size=about["size"]) if about["size"] else encoder
     if kind == "network":
         network = image_classifier(encoder, len(classes), 0)
-        load_model(network, folder / WEIGHTS)
+        load_model(network.to(device), folder / WEIGHTS)
         return lambda images: _logits(network, {"x": preprocess(encoder, images)})
     if kind == "tuned":
         encoder = replace(encoder, model=copy.deepcopy(encoder.model))
@@ -258,140 +258,3 @@ def _vectors(folder: Path, about: dict, encoder, weights: dict) -> Callable:
 
 def _logits(network: nn.Module, columns: dict) -> np.ndarray:
     return logits(network, Batches(columns, 32, seed=None))
-
-
-def predict_file(
-    folder: Path | str,
-    source: Path,
-    out: Path,
-    *,
-    column: str | None = None,
-    chunk: int | None = None,
-) -> int:
-    """Label the inputs of a file piece by piece; what was interrupted goes on where it stopped.
-
-    Parameters
-    ----------
-    folder : Path or str
-        A saved strategy.
-    source : Path
-        CSV, TSV or JSON lines with texts or paths of images, or a folder of images.
-    out : Path
-        CSV to write: the number of each row, counted from 1, and a label. For a folder of images,
-        their paths in place of numbers. What is empty or cannot be opened has no label. While it is
-        not complete, a file beside it, ``.progress``, says how far it is.
-    column : str, optional
-        Column of the inputs. By default the one of the table that was learned from.
-    chunk : int, optional
-        Rows at a time. By default 2,000 texts or 200 images.
-
-    Returns
-    -------
-    int
-        Number of rows in ``out``.
-
-    Raises
-    ------
-    ValueError
-        If the file cannot be read, or ``out`` is of something else.
-    """
-    source, out, model = Path(source), Path(out), load_saved(folder)
-    column = column or model.about["column"]
-    modality = model.about["modality"]
-    chunk = chunk or CHUNK[modality]
-    if not (source.is_file() or (source.is_dir() and modality == "image")):
-        raise ValueError(f"there is no file {source}: check the path")
-    state = source.stat()
-    same = {
-        "source": [str(source.resolve()), state.st_size, state.st_mtime_ns, column],
-        "model": model.about["files"],
-    }
-    progress = out.with_name(out.name + ".progress")
-    done, length = _so_far(out, progress, same)
-    if not done:
-        progress.write_text(json.dumps({"rows": 0, "bytes": 0}), encoding="utf-8")
-    with out.open("r+b" if done else "wb") as file:
-        file.truncate(length)  # what was written after the last note of progress comes again
-        file.seek(length)
-        if not done:
-            file.write(b"image,label\r\n" if source.is_dir() else b"row,label\r\n")
-        position = 0
-        for inputs in _chunks(source, column, chunk):
-            start, position = position, position + len(inputs)
-            if position <= done:
-                continue
-            inputs = inputs[max(0, done - start) :]
-            names = inputs if source.is_dir() else range(position - len(inputs) + 1, position + 1)
-            base = source if source.is_dir() else source.parent
-            file.write(_lines(names, _labels(model, inputs, base)))
-            file.flush()
-            note = {"rows": position, "bytes": file.tell(), **same}
-            part = progress.with_name(progress.name + ".part")
-            part.write_text(json.dumps(note), encoding="utf-8")
-            part.replace(progress)
-    progress.unlink(missing_ok=True)
-    return position
-
-
-def _labels(model: Saved, inputs: list[str], base: Path) -> np.ndarray:
-    """A label for each input, empty where there is nothing to read."""
-    labels = np.full(len(inputs), "", dtype=object)
-    if model.about["modality"] == "image":
-        opened, _ = pictures(pd.Series(inputs), base, SIZE)
-        rows, read = list(opened), list(opened.values())
-    else:
-        rows = [row for row, text in enumerate(inputs) if text.strip()]
-        read = [inputs[row] for row in rows]
-    if rows:
-        labels[rows] = model.predict(np.stack(read) if isinstance(read[0], np.ndarray) else read)
-    return labels
-
-
-def _so_far(out: Path, progress: Path, same: dict) -> tuple[int, int]:
-    """Rows that are written, and their bytes."""
-    if not out.exists():
-        return 0, 0
-    try:
-        note = json.loads(progress.read_text(encoding="utf-8"))
-        if note["rows"] == 0:
-            return 0, 0
-        if {key: note[key] for key in same} == same and note["bytes"] <= out.stat().st_size:
-            return note["rows"], note["bytes"]
-    except (OSError, ValueError, KeyError):
-        pass
-    raise ValueError(f"{out} exists and is no part of this work: remove it, or name another file")
-
-
-def _lines(names: Sequence, labels: np.ndarray) -> bytes:
-    text = io.StringIO()
-    csv.writer(text).writerows(zip(names, labels, strict=True))
-    return text.getvalue().encode("utf-8")
-
-
-def _chunks(source: Path, column: str, size: int) -> Iterator[list[str]]:
-    """The texts or paths of a file or folder, some rows at a time."""
-    if source.is_dir():
-        found = [f for f in sorted(source.rglob("*")) if f.suffix.lower() in IMAGES]
-        for start in range(0, len(found), size):
-            yield [str(f.relative_to(source)) for f in found[start : start + size]]
-        return
-    kind = source.suffix.lower()
-    try:
-        if kind in (".jsonl", ".ndjson", ".json"):
-            tables = pd.read_json(source, lines=True, dtype=False, chunksize=size)
-        elif kind in (".csv", ".tsv", ".txt"):
-            with source.open(encoding="utf-8-sig") as file:
-                separator = max(",;\t", key=file.readline().count)
-            options = {"dtype": str, "keep_default_na": False, "encoding": "utf-8-sig"}
-            tables = pd.read_csv(source, sep=separator, chunksize=size, **options)
-        else:
-            raise ValueError("it is not CSV, TSV or JSON lines")
-        for table in tables:
-            if column not in table:
-                found = ", ".join(map(repr, table.columns))
-                raise ValueError(f"it has no column {column!r}: choose one of {found} by --text")
-            texts = table[column]
-            yield texts.astype(object).where(texts.notna(), "").astype(str).to_list()
-    except ValueError as error:  # pandas' own errors and UnicodeDecodeError are such too
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{source.name} cannot be labeled: {reason:.300}") from None
