@@ -20,7 +20,7 @@ MORE_LABELS = advice._more_labels
 def without_encoders(monkeypatch):
     """No encoder is loaded: counts alone compete. What more labels are worth is not measured."""
     monkeypatch.setattr(advice, "_encoders", lambda reading, *rest: ([], reading))
-    monkeypatch.setattr(advice, "_more_labels", lambda *rest: (None, "It was not measured."))
+    monkeypatch.setattr(advice, "_more_labels", lambda *rest: (None, "It was not measured.", ()))
 
 
 @pytest.fixture
@@ -46,6 +46,24 @@ def test_a_table_becomes_an_answer(table, without_encoders):
     assert all(({5, 9} <= set(test)) == bool({5, 9} & set(test)) for _, test in parts)
 
 
+def test_rows_without_a_label_are_put_in_order(table, without_encoders):
+    missing = np.arange(0, 150, 3)
+    table["label"] = table["label"].astype(object)
+    table.loc[missing, "label"] = None
+    found = tlbook.advise(table, minutes=1)
+    assert len(found.to_label) == advice.NEXT and set(found.to_label["row"]) <= set(missing)
+    assert found.to_label["margin"].is_monotonic_increasing
+    shown = found.to_dict()["to label"][0]
+    assert table["text"][shown["row"] - 1].startswith(shown["input"])
+    assert f"{len(missing)} rows have no label. Label these first: rows {shown['row']}," in str(
+        found
+    )
+    assert (
+        "To label next" in found.report()
+        and "To label next" not in tlbook.advise(table.dropna(), minutes=1)._repr_html_()
+    )
+
+
 def test_more_labels_are_weighed_where_minutes_are_left(with_curve):
     found = tlbook.advise(planted(250), minutes=1)
     assert found.more.labels == pytest.approx(124, abs=2) and found.more.more == 100
@@ -54,10 +72,10 @@ def test_more_labels_are_weighed_where_minutes_are_left(with_curve):
     assert last in str(found) and advice.html.escape(last) in found.report()
     assert found.to_dict()["more labels"]["high"] == found.more.high
     chosen, few = strategies(found.data, []), found.data.take(np.arange(100))
-    more, text = advice._more_labels(found.answer, chosen, few, np.inf, 0, print)
+    more, text, _ = advice._more_labels(found.answer, chosen, few, np.inf, 0, print)
     assert more is None and "was not measured: " in text and "too few" in text
     networks = [advice.replace(strategy, is_linear=False) for strategy in chosen]
-    more, text = advice._more_labels(found.answer, networks, found.data, np.inf, 0, print)
+    more, text, _ = advice._more_labels(found.answer, networks, found.data, np.inf, 0, print)
     assert more is None and "trains a network" in text
 
 

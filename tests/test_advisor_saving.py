@@ -174,7 +174,7 @@ def test_what_is_foreign_or_changed_is_refused(folder, fitted, data, tmp_path):
 
 def test_the_commands(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(advice, "_encoders", lambda reading, *rest: ([], reading))
-    monkeypatch.setattr(advice, "_more_labels", lambda *rest: (None, "Unknown."))
+    monkeypatch.setattr(advice, "_more_labels", lambda *rest: (None, "Unknown.", ()))
     table, place = tmp_path / "my.csv", tmp_path / "saved"
     planted(80).to_csv(table, index=False)
     assert command.main(["advise", str(table), "--minutes", "1", "--save", str(place)]) == 0

@@ -19,7 +19,8 @@ from scipy.sparse.csgraph import connected_components
 from tlbook import checks
 from tlbook.advisor.answer import Answer, answer
 from tlbook.advisor.audit import Audit, audit, read_by
-from tlbook.advisor.curve import Gain, measure, worth
+from tlbook.advisor.curve import Curve, Gain, measure, worth
+from tlbook.advisor.labeling import margins, next_to_label
 from tlbook.advisor.reading import Reading, read
 from tlbook.advisor.search import Results, search
 from tlbook.advisor.strategies import CONTROL, Encoded, Strategy, strategies, timed
@@ -37,6 +38,8 @@ ON_FEATURES, ON_ANSWER = 0.35, 0.06
 LEAK = 0.02
 #: Examples that encoders are ranked by.
 RANKED = 600
+#: How many examples to label next, and among how many at most they are looked for.
+NEXT, LOOKED_THROUGH = 20, 2000
 
 
 @dataclass(frozen=True)
@@ -61,8 +64,13 @@ class Advice:
         How long it took.
     notes : tuple of str
         What to know beside the answer.
+    to_label : pandas.DataFrame
+        One row per example to label next, if some have no label: those that the best linear
+        strategy is unsure of, and that differ from each other.
     more : Gain, optional
         What more labels are worth, where that was measured.
+    curves : tuple of Curve
+        Learning curves of the recommended strategy and of the control, where they were measured.
     strategy : Strategy, optional
         The recommended strategy, to be saved.
     """
@@ -75,7 +83,9 @@ class Advice:
     data: Dataset
     seconds: float
     notes: tuple[str, ...]
+    to_label: pd.DataFrame
     more: Gain | None = None
+    curves: tuple[Curve, ...] = ()
     strategy: Strategy | None = None
 
     def __str__(self) -> str:
@@ -87,29 +97,30 @@ class Advice:
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
+        from tlbook.advisor import report
+
         def table(frame: pd.DataFrame) -> str:
             return frame.to_html(
                 index=False, border=0, float_format=lambda v: f"{v:.3f}", na_rep="", escape=True
             )
 
         first, *rest = map(html.escape, self.answer.sentences)
-        notes = "".join(f"<li>{html.escape(note)}</li>" for note in self.notes)
         parts = [f"<p><strong>{first}</strong></p>", *(f"<p>{text}</p>" for text in rest)]
-        parts.append(table(self.answer.table))
+        notes = "".join(f"<li>{html.escape(note)}</li>" for note in self.notes)
         if notes:
-            parts.append(f"<h3>What to know</h3><ul>{notes}</ul>")
-        if len(self.audit.suspects):
-            parts.append("<h3>Labels to look at</h3>" + table(self._suspects()))
-        if len(self.encoders) > 1:
-            parts.append("<h3>Encoders</h3>" + table(self.encoders))
+            parts.append(f"<h2>What to know about the data</h2><ul>{notes}</ul>")
+        parts += ["<h2>Figures</h2>", report.figures(self)]
+        tables = {
+            "Strategies": self.answer.table,
+            "Classes": report.by_class(self.results, self.answer.recommended),
+            "Labels to look at": _shown(self.audit.suspects),
+            "To label next": _shown(self.to_label),
+            "Encoders": self.encoders.iloc[:0] if len(self.encoders) < 2 else self.encoders,
+        }
+        for title, frame in tables.items():
+            if len(frame):
+                parts.append(f"<h2>{title}</h2>{table(frame)}")
         return "".join(parts)
-
-    def _suspects(self) -> pd.DataFrame:
-        """Wrong labels with rows counted from 1, and texts cut."""
-        found = self.audit.suspects.assign(row=self.audit.suspects["row"] + 1)
-        if "input" in found:
-            found["input"] = found["input"].str.slice(0, 120)
-        return found
 
     def to_dict(self) -> dict:
         """Return what was found as numbers, strings, lists and dictionaries, to save as JSON.
@@ -136,7 +147,8 @@ class Advice:
             "strategies": _records(self.answer.table),
             "left out": self.results.left_out,
             "notes": list(self.notes),
-            "suspects": _records(self._suspects()),
+            "suspects": _records(_shown(self.audit.suspects)),
+            "to label": _records(_shown(self.to_label)),
             "encoders": _records(self.encoders),
             "classes": _records(self.audit.classes),
             "examples": len(self.data),
@@ -211,25 +223,9 @@ class Advice:
         str
             The page as HTML.
         """
-        title = f"Advice on {html.escape(self.data.name)}"
-        count = f"{len(self.data):,} examples in {len(self.data.classes)} classes"
-        count += f", {self.seconds:.0f} seconds"
-        return (
-            f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-            '<meta name="viewport" content="width=device-width, initial-scale=1">'
-            f"<style>{STYLE}</style></head><body><main><h1>{title}</h1>"
-            f"<p>{count}.</p>{self._repr_html_()}</main></body></html>\n"
-        )
+        from tlbook.advisor import report
 
-
-STYLE = """
-:root { color-scheme: light dark; --line: #8886; }
-body { font: 1rem/1.5 system-ui, sans-serif; margin: 0; }
-main { max-width: 60rem; margin: 0 auto; padding: 1rem; }
-table { border-collapse: collapse; display: block; overflow-x: auto; }
-th, td { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid var(--line); }
-th:first-child, td:first-child { text-align: left; }
-"""
+        return report.page(self)
 
 
 def advise(
@@ -301,11 +297,25 @@ def advise(
         margin=margin,
         sizes={strategy.name: strategy.megabytes for strategy in chosen},
     )
-    more = None
+    more, curves = None, ()
     if not results.interrupted:
         ends = began + 60 * minutes * (1 - ON_ANSWER / 3)
-        more, text = _more_labels(found, chosen, data, ends, seed, say)
+        more, text, curves = _more_labels(found, chosen, data, ends, seed, say)
         found = replace(found, sentences=(*found.sentences, text))
+    to_label = pd.DataFrame()
+    by_name = {strategy.name: strategy for strategy in chosen}
+    linear = [name for name in results.tried() if by_name[name].is_linear]
+    if len(reading.unlabeled) and linear:
+        own = found.recommended if found.recommended in linear else max(linear, key=results.mean)
+        wall = max([one.wall for one in loaded if one.encoder is by_name[own].encoder], default=0)
+        left = began + 60 * minutes - time.monotonic()
+        most = LOOKED_THROUGH if not wall else max(10 * NEXT, min(LOOKED_THROUGH, int(left / wall)))
+        to_label = _to_label(by_name[own], reading, data, most, seed)
+        rows = ", ".join(str(row + 1) for row in to_label["row"][:5])
+        notes.append(
+            f"{len(reading.unlabeled):,} rows have no label. Label these first: rows {rows}. "
+            f"{_upper(own)} is unsure of them, and they differ from each other."
+        )
     enough = len(results.parts) / 2
     notes += [
         f"{name}: {why}."
@@ -323,9 +333,41 @@ def advise(
         data,
         time.monotonic() - began,
         (*seen.notes, *notes),
+        to_label,
         more,
+        curves,
         next(strategy for strategy in chosen if strategy.name == found.recommended),
     )
+
+
+def _upper(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
+def _to_label(
+    strategy: Strategy, reading: Reading, data: Dataset, most: int, seed: int
+) -> pd.DataFrame:
+    """The examples to label next, by a linear strategy that is fitted to all labels."""
+    from tlbook.advisor.audit import thumbnails
+    from tlbook.learning.features import features
+
+    some = np.random.default_rng(seed).permutation(len(reading.unlabeled))[:most]
+    x = reading.unlabeled_x[some]
+    if strategy.kind == "features":
+        raw = features(strategy.encoder, x, cache=False, progress=False)
+    else:
+        raw = thumbnails(x).reshape(len(x), -1) if strategy.kind == "pixels" else x
+    fitted = strategy.fit(np.arange(len(data)), seed, float("inf"))
+    vectors = fitted[:-1].transform(raw)
+    probabilities = fitted[-1].predict_proba(vectors)
+    chosen = next_to_label(probabilities, vectors, NEXT, seed=seed)
+    found = {
+        "row": reading.unlabeled[some[chosen]],
+        "likely": np.array(data.classes)[fitted[-1].classes_[probabilities[chosen].argmax(1)]],
+        "margin": margins(probabilities[chosen]),
+    }
+    column = reading.table[reading.columns["input"]]
+    return pd.DataFrame(found | {"input": column.to_numpy(object)[found["row"]].astype(str)})
 
 
 def _more_labels(
@@ -335,24 +377,27 @@ def _more_labels(
     deadline: float,
     seed: int,
     say: Callable[[str], None],
-) -> tuple[Gain | None, str]:
+) -> tuple[Gain | None, str, tuple[Curve, ...]]:
     """What more labels are worth to the recommended strategy, if the minutes left suffice."""
     unknown = "How many more labels are worth it was not measured"
     by_name = {strategy.name: strategy for strategy in chosen}
     own = by_name[found.recommended]
     if not own.is_linear:
-        return None, f"{unknown}: {own.name} trains a network, which takes too long for a curve."
+        why = f"{own.name} trains a network, which takes too long for a curve"
+        return None, f"{unknown}: {why}.", ()
     try:
         curve = measure(own, data, deadline=deadline, seed=seed, say=say)
     except KeyboardInterrupt:
-        return None, f"{unknown}: it was interrupted."
+        return None, f"{unknown}: it was interrupted.", ()
     except ValueError as error:
-        return None, f"{unknown}: {error}."
+        return None, f"{unknown}: {error}.", ()
     control = None
     if found.control not in (own.name, "majority"):
         with suppress(ValueError, KeyboardInterrupt):
             control = measure(by_name[found.control], data, deadline=deadline, seed=seed, say=say)
-    return worth(curve, control, labels=len(data) / len(data.classes), margin=found.margin)
+    labels = len(data) / len(data.classes)
+    gained, text = worth(curve, control, labels=labels, margin=found.margin)
+    return gained, text, (curve,) if control is None else (curve, control)
 
 
 def _encoders(
@@ -447,6 +492,16 @@ def _ranked(loaded: list[Encoded], data: Dataset, seed: int) -> pd.DataFrame:
             for one in loaded
         ]
     )
+
+
+def _shown(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows counted from 1, and texts cut."""
+    if table.empty:
+        return table
+    found = table.assign(row=table["row"] + 1)
+    if "input" in found:
+        found["input"] = found["input"].str.slice(0, 120)
+    return found
 
 
 def _records(table: pd.DataFrame) -> list[dict]:

@@ -44,6 +44,8 @@ class Reading:
         The column of the ``"input"``, of the ``"label"`` and, if there is one, of the ``"group"``.
     unlabeled : (m,) numpy.ndarray of int64
         Rows of ``table`` that have an input and no label.
+    unlabeled_x : (m, ...) numpy.ndarray
+        Their texts or images.
     copies : tuple of tuple of int
         Rows of ``table`` that hold the same input, set by set.
     contradictory : tuple of tuple of int
@@ -56,6 +58,7 @@ class Reading:
     table: pd.DataFrame
     columns: dict[str, str]
     unlabeled: np.ndarray
+    unlabeled_x: np.ndarray
     copies: tuple[tuple[int, ...], ...]
     contradictory: tuple[tuple[int, ...], ...]
     notes: tuple[str, ...]
@@ -143,7 +146,11 @@ def read(
     if len(data) < LEAST_ROWS:
         raise ValueError(_too_few(name, len(data), "different "))
     unlabeled = np.flatnonzero(filled & ~has_label)
-    return Reading(data, table, columns, unlabeled, copies, contradictory, tuple(notes))
+    others = np.empty((0, *data.x.shape[1:]), data.x.dtype)
+    if len(unlabeled):
+        others = inputs[unlabeled].to_numpy(object)
+        others = np.stack([opened[row] for row in unlabeled]) if is_image else others
+    return Reading(data, table, columns, unlabeled, others, copies, contradictory, tuple(notes))
 
 
 # --- files --------------------------------------------------------------------------------------
