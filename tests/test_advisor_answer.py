@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from tlbook.advisor.advice import _remarks
 from tlbook.advisor.answer import answer, difference, expected_score, recommend
 from tlbook.advisor.search import Results, folds
 from tlbook.advisor.strategies import Run
@@ -53,6 +54,20 @@ def test_not_shown_to_be_worse_is_not_enough():
     within = 0.01 - effect.value  # it lies within the margin, but its interval does not
     assert effect.at(0.9).low < -within and recommend(runs, within) == "dear"
     assert recommend(runs, 0.9) == "cheap"
+
+
+def test_what_was_best_on_two_splits_is_named_and_not_recommended():
+    runs = results({"control": 0.6, "cheap": 0.8, "dear": 0.95})
+    runs.runs["dear"] = runs.runs["dear"][:2]
+    runs.left_out["dear"] = "it was not done when the time was over"
+    found = answer(runs, "control", margin=0.01)
+    assert found.recommended == found.best == "cheap"
+    (remark,) = _remarks(runs, found)
+    assert "On 2 splits it was 1" in remark and "points better than cheap" in remark
+    runs.left_out["cheap"] = "given up"  # it ran on all splits
+    assert len(_remarks(runs, found)) == 1
+    one = results({"control": 0.6, "cheap": 0.8}, splits=2)
+    assert recommend(one, 0.01) == "cheap"  # where none ran more often
 
 
 def test_agreeing_on_all_rows_still_leaves_some_doubt():

@@ -3,7 +3,6 @@
 ``tlbook.advise("my.csv")`` and ``python -m tlbook advise my.csv`` do the same.
 """
 
-import html
 import importlib.util
 import time
 from collections.abc import Callable, Sequence
@@ -22,10 +21,11 @@ from tlbook.advisor.audit import Audit, audit, read_by
 from tlbook.advisor.curve import Curve, Gain, measure, worth
 from tlbook.advisor.labeling import margins, next_to_label
 from tlbook.advisor.reading import Reading, read
-from tlbook.advisor.search import Results, search
+from tlbook.advisor.search import LEAST_RUNS, Results, search
 from tlbook.advisor.strategies import CONTROL, Encoded, Strategy, strategies, timed
 from tlbook.advisor.transferability import logme, nearest_neighbor, probe
 from tlbook.data import Dataset
+from tlbook.evidence.wording import amount
 from tlbook.sources import hubs
 from tlbook.sources.catalog import packaged
 
@@ -63,7 +63,9 @@ class Advice:
     seconds : float
         How long it took.
     notes : tuple of str
-        What to know beside the answer.
+        What to know about the data.
+    remarks : tuple of str
+        What to know about the search, such as what there was no time for.
     to_label : pandas.DataFrame
         One row per example to label next, if some have no label: those that the best linear
         strategy is unsure of, and that differ from each other.
@@ -83,6 +85,7 @@ class Advice:
     data: Dataset
     seconds: float
     notes: tuple[str, ...]
+    remarks: tuple[str, ...]
     to_label: pd.DataFrame
     more: Gain | None = None
     curves: tuple[Curve, ...] = ()
@@ -93,34 +96,13 @@ class Advice:
             index=False, float_format=lambda v: f"{v:.3f}", na_rep=""
         )
         lines = [*self.answer.sentences, "", table]
-        lines += ["", *(f"- {note}" for note in self.notes)] if self.notes else []
+        lines += ["", *(f"- {note}" for note in (*self.notes, *self.remarks))]
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
         from tlbook.advisor import report
 
-        def table(frame: pd.DataFrame) -> str:
-            return frame.to_html(
-                index=False, border=0, float_format=lambda v: f"{v:.3f}", na_rep="", escape=True
-            )
-
-        first, *rest = map(html.escape, self.answer.sentences)
-        parts = [f"<p><strong>{first}</strong></p>", *(f"<p>{text}</p>" for text in rest)]
-        notes = "".join(f"<li>{html.escape(note)}</li>" for note in self.notes)
-        if notes:
-            parts.append(f"<h2>What to know about the data</h2><ul>{notes}</ul>")
-        parts += ["<h2>Figures</h2>", report.figures(self)]
-        tables = {
-            "Strategies": self.answer.table,
-            "Classes": report.by_class(self.results, self.answer.recommended),
-            "Labels to look at": _shown(self.audit.suspects),
-            "To label next": _shown(self.to_label),
-            "Encoders": self.encoders.iloc[:0] if len(self.encoders) < 2 else self.encoders,
-        }
-        for title, frame in tables.items():
-            if len(frame):
-                parts.append(f"<h2>{title}</h2>{table(frame)}")
-        return "".join(parts)
+        return report.body(self)
 
     def to_dict(self) -> dict:
         """Return what was found as numbers, strings, lists and dictionaries, to save as JSON.
@@ -130,6 +112,8 @@ class Advice:
         dict
             The answer, its effects as shares of one, the table and the notes.
         """
+
+        from tlbook.advisor.report import shown
 
         def effect(found) -> dict:
             return {"value": found.value, **found.limits, "reason": found.unreliable}
@@ -147,8 +131,9 @@ class Advice:
             "strategies": _records(self.answer.table),
             "left out": self.results.left_out,
             "notes": list(self.notes),
-            "suspects": _records(_shown(self.audit.suspects)),
-            "to label": _records(_shown(self.to_label)),
+            "remarks": list(self.remarks),
+            "suspects": _records(shown(self.audit.suspects)),
+            "to label": _records(shown(self.to_label)),
             "encoders": _records(self.encoders),
             "classes": _records(self.audit.classes),
             "examples": len(self.data),
@@ -313,17 +298,10 @@ def advise(
         to_label = _to_label(by_name[own], reading, data, most, seed)
         rows = ", ".join(str(row + 1) for row in to_label["row"][:5])
         notes.append(
-            f"{len(reading.unlabeled):,} rows have no label. Label these first: rows {rows}. "
-            f"{_upper(own)} is unsure of them, and they differ from each other."
+            f"Of the rows without a label, label these first: {rows}. {_upper(own)} is unsure of "
+            "them, and they differ from each other."
         )
-    enough = len(results.parts) / 2
-    notes += [
-        f"{name}: {why}."
-        for name, why in results.left_out.items()
-        if len(results.runs.get(name, [])) < enough
-    ]
-    if results.interrupted:
-        notes.insert(0, "Interrupted: this is the best answer so far.")
+    remarks = _remarks(results, found)
     return Advice(
         found,
         reading,
@@ -333,11 +311,29 @@ def advise(
         data,
         time.monotonic() - began,
         (*seen.notes, *notes),
+        tuple(remarks),
         to_label,
         more,
         curves,
         next(strategy for strategy in chosen if strategy.name == found.recommended),
     )
+
+
+def _remarks(results: Results, found: Answer) -> list[str]:
+    """What there was no time for, and what looked good on too few splits to be recommended."""
+    remarks = ["Interrupted: this is the best answer so far."] if results.interrupted else []
+    for name, why in results.left_out.items():
+        runs, text = len(results.runs.get(name, [])), f"{name}: {why}."
+        if runs >= LEAST_RUNS:
+            continue
+        ahead = results.mean(name) - results.mean(found.recommended) if runs else 0
+        if ahead > found.margin:
+            text += (
+                f" On {runs} split{'s' * (runs > 1)} it was {amount(ahead)} better than "
+                f"{found.recommended}, which may be luck: more minutes will tell."
+            )
+        remarks.append(text)
+    return remarks
 
 
 def _upper(text: str) -> str:
@@ -492,16 +488,6 @@ def _ranked(loaded: list[Encoded], data: Dataset, seed: int) -> pd.DataFrame:
             for one in loaded
         ]
     )
-
-
-def _shown(table: pd.DataFrame) -> pd.DataFrame:
-    """Rows counted from 1, and texts cut."""
-    if table.empty:
-        return table
-    found = table.assign(row=table["row"] + 1)
-    if "input" in found:
-        found["input"] = found["input"].str.slice(0, 120)
-    return found
 
 
 def _records(table: pd.DataFrame) -> list[dict]:

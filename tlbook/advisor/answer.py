@@ -170,8 +170,8 @@ def recommend(results: Results, margin: float, weights: np.ndarray | None = None
     str
         Name of the strategy.
     """
-    best = _best(results, weights)
-    for name in costs(results):
+    best, tried = _best(results, weights), results.tried()
+    for name in filter(tried.__contains__, costs(results)):
         if name == best:
             break
         effect = difference(results, name, best, weights)

@@ -30,6 +30,8 @@ LOOK = {
     "axes.spines.top": False,
     "figure.constrained_layout.use": True,
 }
+#: Columns of shares of one, shown in percent; gains are in points of it.
+PERCENT = ("score", "gain", "low", "high", "right", "nearest neighbor", "probe", "confidence")
 GRAY = "#8c8c8c"  # readable on white and on black
 STYLE = """
 :root { color-scheme: light dark; --line: #8886; }
@@ -37,7 +39,7 @@ body { font: 1rem/1.5 system-ui, sans-serif; margin: 0; }
 main { max-width: 60rem; margin: 0 auto; padding: 1rem; }
 table { border-collapse: collapse; display: block; overflow-x: auto; }
 th, td { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid var(--line); }
-th:first-child, td:first-child, td.words { text-align: left; }
+.words { text-align: left; overflow-wrap: anywhere; min-width: 8rem; }
 figure { margin: 1.5rem 0; }
 figure svg { max-width: 100%; height: auto; }
 figcaption { font-size: .9rem; }
@@ -275,6 +277,97 @@ def figures(advice: "Advice") -> str:
     )
 
 
+def body(advice: "Advice") -> str:
+    """Return what a notebook shows of an advice: sentences, figures and tables.
+
+    Parameters
+    ----------
+    advice : Advice
+        The advice.
+
+    Returns
+    -------
+    str
+        Elements to put into a page.
+    """
+    first, *rest = map(html.escape, advice.answer.sentences)
+    parts = [f"<p><strong>{first}</strong></p>", *(f"<p>{text}</p>" for text in rest)]
+    parts.append(figures(advice))
+    for title, notes in (
+        ("About the data", advice.notes),
+        ("What was not tried, or not to the end", advice.remarks),
+    ):
+        listed = "".join(f"<li>{html.escape(note)}</li>" for note in notes)
+        parts.append(f"<h2>{title}</h2><ul>{listed}</ul>" if notes else "")
+    tables = {
+        "Strategies": advice.answer.table,
+        "Classes": by_class(advice.results, advice.answer.recommended),
+        "Labels to look at": shown(advice.audit.suspects),
+        "To label next": shown(advice.to_label),
+        "Encoders": advice.encoders if len(advice.encoders) > 1 else advice.encoders.iloc[:0],
+    }
+    parts += [f"<h2>{title}</h2>{as_table(rows)}" for title, rows in tables.items() if len(rows)]
+    return "".join(parts)
+
+
+def shown(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table of rows to look at, counted from 1, with texts cut.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        Columns ``row`` and, of texts, ``input``.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The same columns.
+    """
+    if table.empty:
+        return table
+    found = table.assign(row=table["row"] + 1)
+    if "input" in found:
+        found["input"] = found["input"].str.slice(0, 120)
+    return found
+
+
+def as_table(table: pd.DataFrame) -> str:
+    """Return a table as HTML: numbers right, words left, what the user wrote escaped.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        The table.
+
+    Returns
+    -------
+    str
+        The element.
+    """
+    heads, columns = [], []
+    for name, values in table.items():
+        percent, number = name in PERCENT, pd.api.types.is_numeric_dtype(values)
+        form = "{:.1f}" if percent else "{:,}" if values.dtype.kind in "iu" else "{:.3g}"
+        kind = "" if number else ' class="words"'
+        heads.append(f"<th{kind}>{html.escape(str(name))}{' (%)' * percent}</th>")
+        columns.append(
+            [
+                f"<td{kind}>"
+                + (
+                    ""
+                    if pd.isna(v)
+                    else form.format(100 * v if percent else v)
+                    if number
+                    else html.escape(str(v))
+                )
+                + "</td>"
+                for v in values
+            ]
+        )
+    rows = "".join(f"<tr>{''.join(row)}</tr>" for row in zip(*columns, strict=True))
+    return f"<table><thead><tr>{''.join(heads)}</tr></thead><tbody>{rows}</tbody></table>"
+
+
 def page(advice: "Advice") -> str:
     """Return a page that needs no other file and no network.
 
@@ -295,5 +388,5 @@ def page(advice: "Advice") -> str:
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<style>{STYLE}</style></head><body><main><h1>{title}</h1>"
-        f"<p>{count}.</p>{advice._repr_html_()}</main></body></html>\n"
+        f"<p>{count}.</p>{body(advice)}</main></body></html>\n"
     )

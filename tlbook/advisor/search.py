@@ -21,6 +21,8 @@ from tlbook.data import Dataset
 FOLDS = 5
 #: Splits at most, and those after which half of the strategies is dropped if time is short.
 SPLITS, HALVINGS = 10, (1, 2, 4)
+#: Splits without which a strategy is not recommended, if another has as many: two may be luck.
+LEAST_RUNS = 3
 #: With more examples than this, one cut into parts is enough: each part is tested on many.
 MANY = 1500
 #: Strategies cost next to nothing while all runs of all of them take less than this share of time.
@@ -86,8 +88,9 @@ class Results:
         return float(reference.mean() + (own - reference[: len(own)]).mean())
 
     def tried(self) -> list[str]:
-        """Return the strategies that were run on several splits, or all if none was."""
-        return [name for name, runs in self.runs.items() if len(runs) > 1] or list(self.runs)
+        """Return the strategies that were run on three splits or more, or all if none was."""
+        several = [name for name, runs in self.runs.items() if len(runs) >= LEAST_RUNS]
+        return several or list(self.runs)
 
     def best(self) -> str:
         """Return the strategy with the highest mean score among :meth:`tried`."""
@@ -217,8 +220,8 @@ def _rounds(
     for index, (train, test) in enumerate(results.parts):
         for strategy in sorted(alive, key=expected):
             name, began = strategy.name, time.monotonic()
-            # a first run alone would give no interval
-            runs = 2 if halving and index == 0 else 1
+            # what could not be recommended is not begun
+            runs = LEAST_RUNS if halving and index == 0 else 1
             if began + runs * expected(strategy) > deadline:
                 results.left_out[name] = (
                     f"a run takes about {expected(strategy):.0f} s, and "
