@@ -215,14 +215,18 @@ def advise(options: argparse.Namespace) -> int:
         seed=options.seed,
         say=lambda line: print(line, file=sys.stderr, flush=True),
     )
-    print(found)
+    # files first: whatever becomes of the output, they are there
     if options.report:
         options.report.write_text(found.report(), encoding="utf-8")
     if options.json:
         content = json.dumps(found.to_dict(), indent=2, ensure_ascii=False)
         options.json.write_text(content + "\n", encoding="utf-8")
     if options.save:
-        print(f"Saved in {found.save(options.save, seed=options.seed)}")
+        print(f"Fitting {found.answer.recommended} to all rows.", file=sys.stderr, flush=True)
+        found.save(options.save, seed=options.seed)
+    print(found)
+    if options.save:
+        print(f"Saved in {options.save}")
     return 0
 
 

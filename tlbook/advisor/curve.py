@@ -388,5 +388,6 @@ def worth(
                 if times is None
                 else f"about {times / control.labels[-1]:.1f} times as many labels"
             )
-            text += f" {control.strategy} would need {how} for the same score."
+            name = control.strategy[0].upper() + control.strategy[1:]
+            text += f" {name} would need {how} for the same score."
     return found, text

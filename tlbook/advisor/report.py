@@ -168,7 +168,8 @@ def draw_curves(curves: tuple[Curve, ...], more=None) -> Figure:
     if more is not None:
         start = 100 * curves[0].scores[:, -1].mean()
         ends = more.labels + more.more
-        ax.plot([more.labels, ends], [start, start + 100 * more.value], ":", color=COLORS[0])
+        begins = curves[0].labels[-1]
+        ax.plot([begins, ends], [start, start + 100 * more.value], ":", color=COLORS[0])
         span = [start + 100 * more.low, start + 100 * more.high]
         ax.plot([ends, ends], span, color=COLORS[0], lw=2, label="expected, 95 %")
     ax.set(xscale="log", xlabel="labels per class", ylabel="balanced accuracy (%)")
