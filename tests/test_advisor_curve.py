@@ -76,7 +76,7 @@ def test_the_control_needs_more_labels():
     better, control = curve(), curve(lambda n: power(n / 2), name="word counts")
     assert needed(control, power(256)) == pytest.approx(512, rel=0.2)
     _, text = worth(better, control, labels=256)
-    assert "word counts would need about" in text and "times as many labels" in text
+    assert "Word counts would need about" in text and "times as many labels" in text
     far = curve(lambda n: power(n, a=0.7), name="word counts")
     assert needed(far, power(256)) is None
     assert "more than 4 times" in worth(better, far, labels=256)[1]
