@@ -312,3 +312,11 @@ def test_domains_are_drawn_by_class():
     }
     colors = [part.get_facecolor()[0].tolist() for part in ax.collections]
     assert colors[1] == colors[2] != colors[0]  # a color is a class, of both domains
+
+
+def test_two_made_up_classes_lie_side_by_side_in_their_share():
+    x, y = adaptation.two_classes(2000, 0.9, np.random.default_rng(0))
+    assert y.mean() == pytest.approx(0.9, abs=0.03)
+    for label, center in ((0, -1.4), (1, 1.4)):
+        assert x[y == label].mean(0) == pytest.approx([center, 0], abs=0.2)
+        assert x[y == label].std(0) == pytest.approx([0.5, 1], rel=0.15)

@@ -485,6 +485,27 @@ def _stacked(runs: list[tuple[dict[str, float], np.ndarray, float]]) -> Candidat
     return Candidate(by_name, np.stack(predicted), np.array(seconds))
 
 
+def two_classes(n: int, share: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Make up a domain of two classes in the plane, side by side.
+
+    Parameters
+    ----------
+    n : int
+        How many examples.
+    share : float
+        Chance of class 1, in 0..1.
+    rng : numpy.random.Generator
+        Where they are drawn from.
+
+    Returns
+    -------
+    tuple of numpy.ndarray
+        Examples (n, 2) and labels (n,).
+    """
+    y = (rng.random(n) < share).astype(int)
+    return rng.normal(size=(n, 2)) * (0.5, 1.0) + np.outer(2 * y - 1, (1.4, 0)), y
+
+
 # --- tables and drawings ------------------------------------------------------------------------
 
 
