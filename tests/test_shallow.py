@@ -1,5 +1,6 @@
 """Small networks on frozen features, adapted to a domain by each method."""
 
+import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -92,3 +93,19 @@ def test_a_discriminator_that_is_deceived_knows_less(told):
 def test_a_ramp_ends_at_its_weight():
     weight = shallow.ramp(3.0)
     assert weight(0.0) == 0 and weight(1.0) == pytest.approx(3, abs=0.001) and weight(0.1) > 1
+
+
+def test_features_are_drawn_where_the_source_was_moved(alone):
+    def drawn(move):
+        ax = matplotlib.figure.Figure().subplots()
+        shallow.draw_features(ax, alone, move, SOURCE, TARGET, n=50)
+        return {part.get_label(): part.get_offsets() for part in ax.collections}
+
+    here, moved = drawn(shallow.unmoved), drawn(lambda x: TARGET["x"])
+    assert sum(len(dots) for name, dots in here.items() if "source" in name) == 50
+    assert sum(len(dots) for name, dots in here.items() if "target" in name) == 50
+    sorted_dots = [
+        np.concatenate([dots for name, dots in moved.items() if part in name])
+        for part in ("source", "target")
+    ]
+    assert np.allclose(*(dots[np.lexsort(dots.T)] for dots in sorted_dots))

@@ -12,6 +12,8 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
+from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
 from torch.optim import AdamW
@@ -22,7 +24,7 @@ from tlbook.learning.losses import classification, entropy_minimization, joint
 from tlbook.learning.networks import MLP, WithAuxiliary
 from tlbook.learning.protocol import Logs, Loss, activations
 from tlbook.methods import alignment
-from tlbook.methods.adaptation import Columns, Domains, Method
+from tlbook.methods.adaptation import Columns, Domains, Method, draw_domains
 
 #: Hidden units, and examples of a domain in a batch.
 WIDTH = 64
@@ -208,13 +210,9 @@ def deceiving(
     tuple of MLP and callable
         The network, and :func:`unmoved`.
     """
-    return _deceived(weight, source, target, classes, seed)[0], unmoved
-
-
-def _deceived(weight, source, target, classes, seed) -> tuple[MLP, Logs]:
     batches = Pairs(target, WIDTH, EPOCHS, source=source, seed=seed)
     loss_fn = alignment.domain_adversarial("network.1", ramp(weight))
-    return trained(loss_fn, batches, classes, seed, adversary=True)
+    return trained(loss_fn, batches, classes, seed, adversary=True)[0], unmoved
 
 
 def certain(
@@ -268,7 +266,9 @@ def discriminated(domains: Domains, weight: float, seed: int) -> tuple[float, fl
         features, on held-out examples of both domains.
     """
     source, target = domains.drawn(seed)
-    network, logs = _deceived(weight, source, {"x": target["x"]}, domains.classes, seed)
+    batches = Pairs({"x": target["x"]}, WIDTH, EPOCHS, source=source, seed=seed)
+    loss_fn = alignment.domain_adversarial("network.1", ramp(weight))
+    network, logs = trained(loss_fn, batches, domains.classes, seed, adversary=True)
     (inside, side), (fresh, truth) = (
         (
             np.concatenate([outputs(network, part["x"])[1] for part in parts]),
@@ -278,3 +278,29 @@ def discriminated(domains: Domains, weight: float, seed: int) -> tuple[float, fl
     )
     model = LogisticRegression(max_iter=2000).fit(inside, side)
     return logs["domain_accuracy"], balanced_accuracy_score(truth, model.predict(fresh))
+
+
+def draw_features(
+    ax: Axes, network: MLP, move: Callable, source: Columns, target: Columns, n: int = 200
+) -> None:
+    """Draw a network's features of two domains, in their first two principal components.
+
+    Parameters
+    ----------
+    ax : matplotlib.axes.Axes
+        Axes to draw on.
+    network : MLP
+        The network.
+    move : callable
+        How it wants the source's examples moved.
+    source : dict of str to array
+        The source's columns ``x`` and ``labels``.
+    target : dict of str to array
+        The target's columns ``x`` and ``labels``.
+    n : int, default 200
+        How many examples of each domain to draw. The components are those of all.
+    """
+    inside = [outputs(network, x)[1] for x in (move(source["x"]), target["x"])]
+    dots, crosses = map(PCA(2).fit(np.concatenate(inside)).transform, inside)
+    draw_domains(ax, dots[:n], source["labels"][:n], crosses[:n], target["labels"][:n])
+    ax.set(xticks=[], yticks=[])
