@@ -4,8 +4,11 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
+from sklearn.decomposition import PCA
 
 from tlbook import data
+from tlbook.learning.batches import Batches
+from tlbook.learning.losses import classification
 from tlbook.methods import alignment, shallow
 from tlbook.methods.adaptation import two_classes, two_domains
 
@@ -29,6 +32,9 @@ def test_a_network_learns_its_labels_and_is_the_same_again(alone):
     assert (p.argmax(1) == SOURCE["labels"]).mean() > 0.95
     assert inside.shape == (512, 64) and inside.min() >= 0
     again, other = (shallow.supervised(SOURCE, 2, seed) for seed in (0, 1))
+    batches = Batches(SOURCE, 64, 1, seed=0)
+    one, two = (shallow.trained(classification(), batches, 2, seed)[0] for seed in (0, 1))
+    assert not torch.equal(one[0].weight, two[0].weight)
     np.testing.assert_array_equal(p, shallow.outputs(again, SOURCE["x"])[0])
     assert (p != shallow.outputs(other, SOURCE["x"])[0]).any()
 
@@ -101,11 +107,14 @@ def test_features_are_drawn_where_the_source_was_moved(alone):
         shallow.draw_features(ax, alone, move, SOURCE, TARGET, n=50)
         return {part.get_label(): part.get_offsets() for part in ax.collections}
 
+    inside = np.concatenate([shallow.outputs(alone, part["x"])[1] for part in (SOURCE, TARGET)])
+    expected = PCA(2).fit(inside).transform(inside)
     here, moved = drawn(shallow.unmoved), drawn(lambda x: TARGET["x"])
-    assert sum(len(dots) for name, dots in here.items() if "source" in name) == 50
-    assert sum(len(dots) for name, dots in here.items() if "target" in name) == 50
-    sorted_dots = [
+    for part, rows in (("source", expected[:50]), ("target", expected[512:562])):
+        found = np.concatenate([dots for name, dots in here.items() if part in name])
+        np.testing.assert_allclose(np.sort(found, 0), np.sort(rows, 0), atol=1e-4)
+    of_source, of_target = (
         np.concatenate([dots for name, dots in moved.items() if part in name])
         for part in ("source", "target")
-    ]
-    assert np.allclose(*(dots[np.lexsort(dots.T)] for dots in sorted_dots))
+    )
+    np.testing.assert_allclose(np.sort(of_source, 0), np.sort(of_target, 0), atol=1e-4)
