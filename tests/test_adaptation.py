@@ -1,5 +1,6 @@
 """The comparison of methods of domain adaptation, on domains small enough to know the answer."""
 
+import matplotlib
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
@@ -7,10 +8,12 @@ from sklearn.metrics import balanced_accuracy_score
 from threadpoolctl import threadpool_limits
 
 from tlbook import data
+from tlbook.evidence.effects import Effect
 from tlbook.methods import adaptation
 from tlbook.methods.adaptation import ORACLE, SOURCE_ONLY, draw, run_grid, two_domains
 from tlbook.methods.selection import importance_weighted_risk
 
+matplotlib.use("agg")
 MOVED = np.array([3.0, 0.0, 0.0])
 CRITERIA = {
     "weighted": lambda seen: importance_weighted_risk(seen.wrong, seen.input_ratios),
@@ -121,6 +124,16 @@ def test_a_seed_draws_its_own_rows_without_replacement(domains):
     few = {"x": np.arange(5), "labels": np.arange(5)}
     drawn = draw(few, 9, 0)
     assert sorted(drawn["x"]) == list(range(5)) and (drawn["x"] == drawn["labels"]).all()
+
+
+def test_a_few_labels_are_as_many_of_each_class_and_other_ones_for_another_seed(domains):
+    few, again, other = domains.few(0, 4), domains.few(0, 4), domains.few(1, 4)
+    assert few["labels"].tolist() == [0] * 4 + [1] * 4
+    np.testing.assert_array_equal(few["x"], again["x"])
+    assert (few["x"] != other["x"]).any() and len(np.unique(few["x"], axis=0)) == 8
+    rows = {tuple(x): y for x, y in zip(*domains.target.values(), strict=True)}
+    assert [rows[tuple(x)] for x in few["x"]] == few["labels"].tolist()
+    assert len(domains.few(0, 1000)["x"]) == len(domains.target["x"])
 
 
 def test_adaptation_wins_back_what_the_shift_cost(grid):
@@ -250,3 +263,60 @@ def test_ratios_say_where_the_target_is_and_have_a_limit():
     source = np.concatenate([rng.normal(-3, 1, (200, 2)), rng.normal(3, 1, (4, 2))])
     found = adaptation._ratios(source, rng.normal(3, 1, (200, 2)))
     assert found[200:].min() > 2.5 > 0.1 > found[:200].mean() and found.max() <= 20
+
+
+def test_tables_hold_each_method_s_gain_and_what_a_criterion_costs(grid):
+    assert grid.methods == ["means"]
+    table = adaptation.gains({"pair": grid}, ["weighted", ORACLE])
+    assert table["method"].tolist() == ["means", "means", "labels of the target"]
+    assert table["chosen by"].tolist() == ["weighted", ORACLE, "none"]
+    expected = grid.difference(grid.predictions(ORACLE, "means"), grid.source_only)
+    assert table.loc[1, ["gain", "low", "high"]].tolist() == [
+        expected.value,
+        expected.low,
+        expected.high,
+    ]
+    lost = adaptation.costs({"pair": grid}, ["weighted", "last"])
+    assert lost["criterion"].tolist() == ["weighted", "last"]
+    assert lost["gap"].tolist() == pytest.approx(
+        [expected.value - table["gain"][0], 0]  # the oracle takes the largest weight, too
+    )
+
+
+def test_gains_are_drawn_with_their_rival_and_ceiling(grid):
+    table = adaptation.gains({"pair": grid}, ["weighted", ORACLE])
+    rival, ceiling = {"pair": Effect(0.1, 0.05, 0.2, 3)}, {"pair": Effect(0.3, 0.2, 0.4, 3)}
+    fig = adaptation.draw_gains(
+        table, {"weighted": "λ by risk", ORACLE: "oracle"}, ceiling, rival, "labels"
+    )
+    (ax,) = fig.axes
+    points = [(line.get_xdata().item(0), line.get_ydata().item(0)) for line in ax.lines[:3]]
+    assert np.ravel(points) == pytest.approx(
+        [100 * table["gain"][0], 0, 100 * table["gain"][1], 0.3, 10, 1]
+    )
+    assert list(ax.lines[3].get_xdata()) == [30, 30]
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["means", "labels"]
+    shown = [text.get_text() for text in fig.legends[0].get_texts()]
+    assert shown == ["λ by risk", "oracle", "all labels of the target"]
+
+
+def test_domains_are_drawn_by_class():
+    ax = matplotlib.figure.Figure().subplots()
+    source, target = np.arange(6.0).reshape(3, 2), np.arange(4.0).reshape(2, 2)
+    adaptation.draw_domains(ax, source, np.array([0, 1, 1]), target, np.array([1, 1]))
+    found = {part.get_label(): part.get_offsets().tolist() for part in ax.collections}
+    assert found == {
+        "source, 0": source[:1].tolist(),
+        "source, 1": source[1:].tolist(),
+        "target, 1": target.tolist(),
+    }
+    colors = [part.get_facecolor()[0].tolist() for part in ax.collections]
+    assert colors[1] == colors[2] != colors[0]  # a color is a class, of both domains
+
+
+def test_two_made_up_classes_lie_side_by_side_in_their_share():
+    x, y = adaptation.two_classes(2000, 0.9, np.random.default_rng(0))
+    assert y.mean() == pytest.approx(0.9, abs=0.03)
+    for label, center in ((0, -1.4), (1, 1.4)):
+        assert x[y == label].mean(0) == pytest.approx([center, 0], abs=0.2)
+        assert x[y == label].std(0) == pytest.approx([0.5, 1], rel=0.15)

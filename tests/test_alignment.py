@@ -33,6 +33,7 @@ from tlbook.methods.alignment import (
     domain_adversarial,
     mmd,
     mmd_test,
+    moved_onto,
     reverse_gradient,
     transport_plan,
 )
@@ -482,6 +483,13 @@ def test_coral_is_that_of_skada(shrinkage, theirs):
         expected = adapter.fit_transform(X, sample_domain=np.where(source, 1, -2))
     found = CORAL(shrinkage).fit_transform(X, source=source)
     np.testing.assert_allclose(found - X[~source].mean(0), expected, atol=1e-10)
+
+
+def test_a_source_that_is_moved_onto_the_target_comes_alone():
+    X, _, source = stretched()
+    found = moved_onto(OTMapping(), X[source], X[~source])
+    both = OTMapping().fit_transform(X, source=source)
+    np.testing.assert_allclose(found, both[source], atol=1e-12)
 
 
 def test_a_covariance_without_inverse_is_refused_unless_shrunk():

@@ -4,7 +4,8 @@ The labels of the source train, those of the target are missing. :func:`two_doma
 sets into the parts that such a comparison needs. :func:`run_grid` runs each method with each
 trade-off weight and each seed on them, and judges each run by criteria that see no label of the
 target. The :class:`Grid` that it returns chooses among the runs, seed by seed (see
-:func:`tlbook.methods.selection.choose`), and says what a choice gains.
+:func:`tlbook.methods.selection.choose`), and says what a choice gains. :func:`gains` and
+:func:`costs` are tables of that over several pairs of domains.
 
 A run never sees the test rows, not even without their labels. Labels of the target's validation
 rows serve the oracle's choice alone. The methods themselves are the caller's, in any framework.
@@ -16,6 +17,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
@@ -23,6 +28,7 @@ from threadpoolctl import threadpool_limits
 
 from tlbook import checks
 from tlbook.data import Dataset, split
+from tlbook.evidence import plots
 from tlbook.evidence.balanced import balanced_accuracy
 from tlbook.evidence.effects import Effect
 from tlbook.methods.selection import choose, take_chosen
@@ -90,6 +96,26 @@ class Domains(NamedTuple):
             The source's and the target's columns, both with labels.
         """
         return draw(self.source, self.n, seed), draw(self.target, self.n, seed)
+
+    def few(self, seed: int, per_class: int) -> Columns:
+        """Draw a few labeled rows of the target.
+
+        Parameters
+        ----------
+        seed : int
+            Seed of the draw.
+        per_class : int
+            How many rows to draw of each class; of a class with fewer rows, all.
+
+        Returns
+        -------
+        dict of str to numpy.ndarray
+            The target's columns of these rows, class by class.
+        """
+        order = np.random.default_rng(seed).permutation(len(self.target["x"]))
+        labels = self.target["labels"][order]
+        rows = np.concatenate([order[labels == k][:per_class] for k in np.unique(labels)])
+        return {name: column[rows] for name, column in self.target.items()}
 
 
 def draw(columns: Columns, n: int, seed: int) -> Columns:
@@ -267,6 +293,17 @@ class Grid:
     ceiling: np.ndarray
 
     @property
+    def methods(self) -> list[str]:
+        """Return the names of the methods, without the control.
+
+        Returns
+        -------
+        list of str
+            The names, in the order in which they were run.
+        """
+        return list(dict.fromkeys(name for name, _ in self.candidates if name != SOURCE_ONLY[0]))
+
+    @property
     def source_only(self) -> np.ndarray:
         """Return the predictions of the control.
 
@@ -351,6 +388,7 @@ class Grid:
         return balanced_accuracy(test, ours, theirs, groups=groups)
 
 
+@threadpool_limits.wrap(limits=1, user_api="blas")  # with so few numbers threads only wait
 def run_grid(
     domains: Domains,
     methods: Mapping[str, tuple[Method, Sequence[float]]],
@@ -438,11 +476,164 @@ def _seen(weight, model, move, domains, x, ratios, outputs) -> Seen:
 def _ratios(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     """How much more frequent the source's rows are in the target, at most 20 times."""
     learner = LogisticRegression(max_iter=1000)
-    with threadpool_limits(1, user_api="blas"):  # so few parameters that threads only wait
-        return density_ratio(source, target, estimator=learner, clip=20, folds=2)
+    return density_ratio(source, target, estimator=learner, clip=20, folds=2)
 
 
 def _stacked(runs: list[tuple[dict[str, float], np.ndarray, float]]) -> Candidate:
     risks, predicted, seconds = zip(*runs, strict=True)
     by_name = {name: np.array([of_seed[name] for of_seed in risks]) for name in risks[0]}
     return Candidate(by_name, np.stack(predicted), np.array(seconds))
+
+
+def two_classes(n: int, share: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Make up a domain of two classes in the plane, side by side.
+
+    Parameters
+    ----------
+    n : int
+        How many examples.
+    share : float
+        Chance of class 1, in 0..1.
+    rng : numpy.random.Generator
+        Where they are drawn from.
+
+    Returns
+    -------
+    tuple of numpy.ndarray
+        Examples (n, 2) and labels (n,).
+    """
+    y = (rng.random(n) < share).astype(int)
+    return rng.normal(size=(n, 2)) * (0.5, 1.0) + np.outer(2 * y - 1, (1.4, 0)), y
+
+
+# --- tables and drawings ------------------------------------------------------------------------
+
+
+def gains(grids: Mapping[str, Grid], by: Sequence[str]) -> pd.DataFrame:
+    """Tabulate what methods, and labels of the target, gain over the source alone.
+
+    Parameters
+    ----------
+    grids : mapping of str to Grid
+        The runs by the name of their pair of domains.
+    by : sequence of str
+        Criteria that choose the weight of a method.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A line for each pair, method and criterion, and one for the ceiling of each pair, with
+        columns ``pair``, ``method``, ``chosen by``, ``gain``, ``low`` and ``high``; the last three
+        are shares of one.
+    """
+    lines = []
+    for pair, grid in grids.items():
+        arms = {(name, b): grid.predictions(b, name) for name in grid.methods for b in by}
+        arms["labels of the target", "none"] = grid.ceiling
+        for (method, chosen), predicted in arms.items():
+            gain = grid.difference(predicted, grid.source_only)
+            line = {"pair": pair, "method": method, "chosen by": chosen, "gain": gain.value}
+            lines.append(line | gain.limits)
+    return pd.DataFrame(lines)
+
+
+def costs(grids: Mapping[str, Grid], by: Sequence[str]) -> pd.DataFrame:
+    """Tabulate what it costs to choose a method's weight by a criterion and not by the oracle.
+
+    Parameters
+    ----------
+    grids : mapping of str to Grid
+        The runs by the name of their pair of domains.
+    by : sequence of str
+        The criteria.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A line for each pair, method and criterion, with columns ``pair``, ``method``,
+        ``criterion``, ``gap``, ``low`` and ``high``; the last three are shares of one.
+    """
+    lines = []
+    for pair, grid in grids.items():
+        for method in grid.methods:
+            best = grid.predictions(ORACLE, method)
+            for criterion in by:
+                gap = grid.difference(best, grid.predictions(criterion, method))
+                line = {"pair": pair, "method": method, "criterion": criterion}
+                lines.append(line | {"gap": gap.value} | gap.limits)
+    return pd.DataFrame(lines)
+
+
+def draw_gains(
+    table: pd.DataFrame,
+    by: Mapping[str, str],
+    ceiling: Mapping[str, Effect],
+    rival: Mapping[str, Effect],
+    rival_name: str,
+) -> Figure:
+    """Draw what methods gain over the source alone, a panel for each pair of domains.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        The table of :func:`gains`.
+    by : mapping of str to str
+        For each criterion to draw, its name in the legend.
+    ceiling : mapping of str to Effect
+        For each pair what all labels of the target gain; its value is drawn as a dashed line.
+    rival : mapping of str to Effect
+        For each pair what something else gains; it stands below the methods.
+    rival_name : str
+        Its name.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        The figure, in points of balanced accuracy.
+    """
+    width = 1.8 * len(ceiling) + 3
+    fig, axes = plt.subplots(1, len(ceiling), figsize=(width, 3.9), sharey=True, squeeze=False)
+    for ax, pair in zip(axes[0], ceiling, strict=True):
+        here = table[table["pair"] == pair]
+        for k, (criterion, name) in enumerate(by.items()):
+            part, color = here[here["chosen by"] == criterion], plots.COLORS[k]
+            height = np.arange(len(part)) + 0.3 * k
+            ax.hlines(height, 100 * part["low"], 100 * part["high"], color=color)
+            ax.plot(100 * part["gain"], height, "o", ms=4, color=color, label=name)
+        names, found, color = [*part["method"], rival_name], rival[pair], plots.COLORS[len(by)]
+        ax.hlines(len(part), 100 * found.low, 100 * found.high, color=color)
+        ax.plot(100 * found.value, len(part), "s", ms=5, color=color)
+        top = 100 * ceiling[pair].value
+        ax.axvline(top, color="black", ls="--", lw=1, label="all labels of the target")
+        ax.axvline(0, color="black", lw=1)
+        ax.set_title(pair, fontsize=9 if len(ceiling) > 2 else 11)
+    axes[0, 0].set_yticks(np.arange(len(names)) + 0.15 * (len(by) - 1), names)
+    axes[0, 0].invert_yaxis()
+    fig.supxlabel("gain over source only (points of balanced accuracy)", fontsize=10)
+    handles = axes[0, 0].get_legend_handles_labels()
+    fig.legend(*handles, loc="outside upper center", ncols=3, fontsize=9)
+    return fig
+
+
+def draw_domains(
+    ax: Axes, source: np.ndarray, y: np.ndarray, target: np.ndarray, truth: np.ndarray
+) -> None:
+    """Draw two domains in the plane: dots are the source, crosses the target, colors the classes.
+
+    Parameters
+    ----------
+    ax : matplotlib.axes.Axes
+        Axes to draw on.
+    source : (n, 2) numpy.ndarray
+        Examples of the source.
+    y : (n,) numpy.ndarray of int
+        Their labels.
+    target : (m, 2) numpy.ndarray
+        Examples of the target.
+    truth : (m,) numpy.ndarray of int
+        Their labels.
+    """
+    for name, x, labels, marker in (("source", source, y, "."), ("target", target, truth, "x")):
+        for k in np.unique(labels):
+            style = {"marker": marker, "color": plots.COLORS[k], "s": 16, "lw": 0.7, "alpha": 0.8}
+            ax.scatter(*x[labels == k].T, label=f"{name}, {k}", **style)

@@ -629,6 +629,30 @@ class OTMapping(_SourceMapping):
         return rows + self.shift_[pairwise_distances_argmin(rows, self.source_)]
 
 
+def moved_onto(
+    transformer: CORAL | OTMapping, source: np.ndarray, target: np.ndarray
+) -> np.ndarray:
+    """Fit a transformer to both domains, and move the source.
+
+    Parameters
+    ----------
+    transformer : CORAL or OTMapping
+        The transformer.
+    source : (n, d) numpy.ndarray
+        Examples of the source.
+    target : (m, d) numpy.ndarray
+        Examples of the target.
+
+    Returns
+    -------
+    (n, d) numpy.ndarray
+        The examples of the source, moved.
+    """
+    is_source = np.arange(len(source) + len(target)) < len(source)
+    both = np.concatenate([source, target])
+    return transformer.fit_transform(both, source=is_source)[is_source]
+
+
 def _covariance(x: np.ndarray, shrinkage: float | str) -> np.ndarray:
     if shrinkage == "auto":
         # in units of the standard deviations, so that no feature is shrunk for its unit
