@@ -108,3 +108,17 @@ def test_rows_of_images_are_named_and_unequal_ones_refused():
     assert shown.shape == (4, 5, 3) and shown.max() == 1
     with pytest.raises(ValueError, match="shorter"):
         plots.image_rows({"first": images, "second": images[:2]})
+
+
+def test_a_diagram_s_arrows_join_the_boxes_they_name():
+    boxes = {"a": (1, 1, "an input", "white"), "b": (4, 1, "a network", "#dbe9f6")}
+    ax = plots.diagram(boxes, {("a", "b"): "once"}, size=(5, 2))
+    assert [text.get_text() for text in ax.texts] == ["an input", "a network", "", "once"]
+    one, other, arrow, words = ax.texts
+    assert arrow.get_position() == (1, 1) and arrow.xy == (4, 1)
+    assert words.get_position() == (2.5, 1)
+    assert arrow.arrow_patch.patchA is one.get_bbox_patch()
+    assert arrow.arrow_patch.patchB is other.get_bbox_patch()
+    assert other.get_bbox_patch().get_facecolor() == matplotlib.colors.to_rgba("#dbe9f6")
+    with pytest.raises(KeyError, match="'c'"):
+        plots.diagram(boxes, {("a", "c"): ""})

@@ -267,6 +267,50 @@ def image_rows(named: dict[str, Sequence[ArrayLike]], size: float = 0.7) -> Figu
     return fig
 
 
+def diagram(
+    boxes: dict[str, tuple[float, float, str, str]],
+    arrows: dict[tuple[str, str], str],
+    size: tuple[float, float] = (8, 2.4),
+) -> Axes:
+    """Draw words in boxes, and arrows from box to box.
+
+    Parameters
+    ----------
+    boxes : dict of str to (float, float, str, str)
+        Middle of each box (x and y, in inches from the lower left), its words and its color.
+    arrows : dict of (str, str) to str
+        Words that stand on an arrow, by the names of the boxes that it joins.
+    size : (float, float), default (8, 2.4)
+        Width and height of the figure, in inches.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        The axes, without lines and ticks.
+
+    Raises
+    ------
+    KeyError
+        An arrow joins a box that does not exist.
+    """
+    ax = plt.subplots(figsize=size)[1]
+    ax.set(xlim=(0, size[0]), ylim=(0, size[1]))
+    ax.axis("off")
+    middle = {"ha": "center", "va": "center"}
+    patches = {}
+    for name, (x, y, words, color) in boxes.items():
+        box = {"boxstyle": "round,pad=0.5", "facecolor": color, "edgecolor": "#666666"}
+        patches[name] = ax.text(x, y, words, **middle, bbox=box).get_bbox_patch()
+    for (start, end), words in arrows.items():
+        ends = [boxes[end][:2], boxes[start][:2]]
+        edges = {"patchA": patches[start], "patchB": patches[end]}  # from edge to edge
+        ax.annotate("", *ends, arrowprops={"arrowstyle": "->"} | edges)
+        if words:
+            white = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+            ax.text(*np.mean(ends, axis=0), words, **middle, bbox=white)
+    return ax
+
+
 def _positions(budgets: Sequence[int | None]) -> np.ndarray:
     """Budgets on a logarithmic axis; ``None`` (all labels) one step beyond the largest."""
     known = [max(budget, 0.5) for budget in budgets if budget is not None]
