@@ -299,7 +299,8 @@ def advise(
         rows = ", ".join(str(row + 1) for row in to_label["row"][:5])
         notes.append(
             f"Of the rows without a label, label these first: {rows}. {_upper(own)} is unsure of "
-            "them, and they differ from each other."
+            "them, and they differ from each other. They are harder than most: keep a random "
+            "sample to test on."
         )
     remarks = _remarks(results, found)
     return Advice(
