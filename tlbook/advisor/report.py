@@ -4,7 +4,6 @@ import html
 import io
 import re
 import warnings
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -14,9 +13,6 @@ from matplotlib.figure import Figure
 from tlbook.advisor.curve import Curve
 from tlbook.advisor.search import Results
 from tlbook.evidence.plots import COLORS
-
-if TYPE_CHECKING:
-    from tlbook.advisor.advice import Advice
 
 #: With more classes than this, which are taken for which is told in the table alone.
 MOST_SHOWN = 12
@@ -238,7 +234,7 @@ def as_svg(figure: Figure) -> str:
     return text.replace("<text ", '<text fill="currentColor" ')
 
 
-def figures(advice: "Advice") -> str:
+def figures(advice) -> str:
     """Return the figures of an advice as HTML, each with a caption that says what to see.
 
     Parameters
@@ -278,7 +274,7 @@ def figures(advice: "Advice") -> str:
     )
 
 
-def body(advice: "Advice") -> str:
+def body(advice) -> str:
     """Return what a notebook shows of an advice: sentences, figures and tables.
 
     Parameters
@@ -369,7 +365,7 @@ def as_table(table: pd.DataFrame) -> str:
     return f"<table><thead><tr>{''.join(heads)}</tr></thead><tbody>{rows}</tbody></table>"
 
 
-def page(advice: "Advice") -> str:
+def page(advice) -> str:
     """Return a page that needs no other file and no network.
 
     Parameters
