@@ -49,3 +49,10 @@ def test_the_seed_decides_alone():
     rng = np.random.default_rng(1)
     given = two_classes(rng.random(300)), rng.normal(size=(300, 5))
     assert (next_to_label(*given, 10) == next_to_label(*given, 10)).all()
+
+
+def test_the_unsure_weigh_more_in_a_cluster():
+    """Two unsure examples at 0 and eight nearly sure ones at 10: the center is near 0."""
+    vectors = np.array([[0.0], [0.0]] + [[10.0]] * 8)
+    chosen = next_to_label(two_classes([0.0, 0.01] + [0.99] * 8), vectors, 1)
+    assert chosen.tolist() == [0]
