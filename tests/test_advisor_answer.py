@@ -66,6 +66,9 @@ def test_what_was_best_on_two_splits_is_named_and_not_recommended():
     assert "On 2 splits it was 1" in remark and "points better than cheap" in remark
     runs.left_out["cheap"] = "given up"  # it ran on all splits
     assert len(_remarks(runs, found)) == 1
+    equal = results({"control": 0.6, "cheap": 0.9}, dear="cheap")
+    equal.runs["cheap"] = equal.runs["cheap"][:2]  # as good and cheaper, on two splits
+    assert recommend(equal, 0.2) == "dear"
     one = results({"control": 0.6, "cheap": 0.8}, splits=2)
     assert recommend(one, 0.01) == "cheap"  # where none ran more often
 
