@@ -25,7 +25,7 @@ from tlbook.advisor.search import LEAST_RUNS, Results, search
 from tlbook.advisor.strategies import CONTROL, Encoded, Strategy, strategies, timed
 from tlbook.advisor.transferability import logme, nearest_neighbor, probe
 from tlbook.data import Dataset
-from tlbook.evidence.wording import amount
+from tlbook.evidence.wording import amount, capitalized
 from tlbook.sources import hubs
 from tlbook.sources.catalog import packaged
 
@@ -298,8 +298,8 @@ def advise(
         to_label = _to_label(by_name[own], reading, data, most, seed)
         rows = ", ".join(str(row + 1) for row in to_label["row"][:5])
         notes.append(
-            f"Of the rows without a label, label these first: {rows}. {_upper(own)} is unsure of "
-            "them, and they differ from each other. They are harder than most: keep a random "
+            f"Of the rows without a label, label these first: {rows}. {capitalized(own)} is unsure "
+            "of them, and they differ from each other. They are harder than most: keep a random "
             "sample to test on."
         )
     remarks = _remarks(results, found)
@@ -335,10 +335,6 @@ def _remarks(results: Results, found: Answer) -> list[str]:
             )
         remarks.append(text)
     return remarks
-
-
-def _upper(text: str) -> str:
-    return text[0].upper() + text[1:]
 
 
 def _to_label(

@@ -18,6 +18,7 @@ from tlbook import checks
 from tlbook.advisor.search import folds, score
 from tlbook.advisor.strategies import OutOfTime, Strategy
 from tlbook.data import Dataset
+from tlbook.evidence.wording import capitalized
 
 #: Labels per class of the smallest budget: fewer cannot be cut into parts to choose a penalty.
 LEAST = 4
@@ -388,6 +389,5 @@ def worth(
                 if times is None
                 else f"about {times / control.labels[-1]:.1f} times as many labels"
             )
-            name = control.strategy[0].upper() + control.strategy[1:]
-            text += f" {name} would need {how} for the same score."
+            text += f" {capitalized(control.strategy)} would need {how} for the same score."
     return found, text

@@ -16,7 +16,7 @@ from typing import Any
 from tlbook.evidence import claims
 from tlbook.evidence.effects import Effect
 from tlbook.evidence.pooling import pool
-from tlbook.evidence.wording import amount, in_words, span
+from tlbook.evidence.wording import amount, capitalized, in_words, span
 
 #: What a finding says when it is seen from the other side.
 TURNED = {"supported": "refuted", "refuted": "supported"}
@@ -162,8 +162,8 @@ def answer(rule: Rule | str, ledger: Ledger | None = None) -> Answer:
         findings = [find(look, ledger, rule.question) for look in case.looks]
         doubt, lead, why = advice(case, findings)
         short[case.when] = f"{lead} ({doubt})" if doubt else lead
-        said = f"{_upper(doubt)}. " if doubt else ""
-        parts.append(f"*{_upper(case.when)}* → {said}**{_upper(lead)}:** {why}")
+        said = f"{capitalized(doubt)}. " if doubt else ""
+        parts.append(f"*{capitalized(case.when)}* → {said}**{capitalized(lead)}:** {why}")
         parts.append("\n".join(map(_line, case.looks, findings)))
         if not rule.tried:
             expect(findings)
@@ -291,7 +291,7 @@ def _line(look: Look, finding: Mapping[str, Any]) -> str:
         notes.append("this setting was chosen after looking")
     if finding["verdict"] in TURNED and not finding["survives_fdr"]:
         notes.append("among so many looks it may be luck")
-    return f"- {_upper(look.subject)} {words} ({'; '.join(notes)})."
+    return f"- {capitalized(look.subject)} {words} ({'; '.join(notes)})."
 
 
 def _expected(mean: float, prediction: Effect, settings: int) -> str:
@@ -301,10 +301,6 @@ def _expected(mean: float, prediction: Effect, settings: int) -> str:
         f"{settings} settings, a mean {side} of {amount(mean)}. "
         f"**On data of your own, expect {span(prediction)}.**"
     )
-
-
-def _upper(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 def _read() -> tuple[dict[str, str], dict[str, Rule]]:

@@ -225,3 +225,19 @@ def _number(hundredths: float, digits: int) -> str:
 def _named(hundredths: float, unit: str, digits: int) -> str:
     size = _number(hundredths, digits)
     return f"{size} {unit}" if size == "1" or unit == "percent" else f"{size} {unit}s"
+
+
+def capitalized(text: str) -> str:
+    """Return a text with its first letter as at the beginning of a sentence.
+
+    Parameters
+    ----------
+    text : str
+        The text.
+
+    Returns
+    -------
+    str
+        The same, but for the first letter.
+    """
+    return text[:1].upper() + text[1:]
